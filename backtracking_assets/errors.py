@@ -1,0 +1,43 @@
+"""Errors that a person can act on.
+
+Every message is one sentence that says what is wrong, where, and what to do. The command line prints it without a
+traceback and exits with code 2; inside Dagster it becomes the run's failure message.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BacktrackingError",
+    "CheckpointError",
+    "ExperimentError",
+    "ProblemFileError",
+    "StorageError",
+    "did_you_mean",
+]
+
+
+class BacktrackingError(Exception):
+    """Base of all errors that this project raises for a person to read."""
+
+
+class ExperimentError(BacktrackingError):
+    """An experiment file is missing, malformed or asks for something impossible."""
+
+
+class ProblemFileError(BacktrackingError):
+    """A problem file is missing, malformed, or holds too few problems."""
+
+
+class CheckpointError(BacktrackingError):
+    """A checkpoint is missing, truncated, or unfit for the experiment."""
+
+
+class StorageError(BacktrackingError):
+    """The journal, the archive or the database cannot be read or written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean a or b?)` with the known names nearest to `name`; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

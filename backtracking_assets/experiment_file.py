@@ -1,0 +1,107 @@
+"""Reading an experiment file: finding it by name, YAML, and errors that name the place."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from backtracking_assets.errors import ExperimentError, did_you_mean
+from backtracking_assets.experiment import PROJECT_ROOT, Experiment
+
+EXPERIMENTS_DIR = PROJECT_ROOT / "data" / "experiments"
+DEFAULT_EXPERIMENT = "organism"
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def experiment_names() -> tuple[str, ...]:
+    """Names of the experiment files that ship with the project."""
+    return tuple(sorted(path.stem for path in EXPERIMENTS_DIR.glob("*.yaml")))
+
+
+def find_experiment(name_or_path: str) -> Path:
+    """The file of an experiment, given its name in `data/experiments/` or a path.
+
+    Raises:
+        ExperimentError: nothing is there; the message offers the nearest names.
+    """
+    if _NAME.fullmatch(name_or_path) and (EXPERIMENTS_DIR / f"{name_or_path}.yaml").is_file():
+        return EXPERIMENTS_DIR / f"{name_or_path}.yaml"
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path.resolve()
+    names = experiment_names()
+    raise ExperimentError(
+        f"There is no experiment {name_or_path!r}{did_you_mean(name_or_path, names)}; "
+        f"give a path to a YAML file or one of: {', '.join(names)}."
+    )
+
+
+def load_experiment(name_or_path: str | Path) -> Experiment:
+    """Read and check an experiment file.
+
+    Raises:
+        ExperimentError: the file is missing, is not YAML, or breaks a rule; the message names the place.
+    """
+    path = find_experiment(str(name_or_path))
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # a SafeLoader
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{path}: the file is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"{path}: the file is not valid YAML: {_one_line(str(error))}.") from error
+    except OSError as error:
+        raise ExperimentError(f"{path}: the file cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{path}: the file must hold a mapping with the keys of an experiment.")
+    try:
+        experiment = Experiment.model_validate(content)
+    except ValidationError as error:
+        raise ExperimentError(f"{path}: {_describe(error)}") from error
+    experiment._source = path
+    return experiment
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key given twice, where PyYAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _describe(error: ValidationError) -> str:
+    """All problems of an experiment file as one sentence, each with its place."""
+    parts: list[str] = []
+    for problem in error.errors():
+        place = ".".join(str(step) for step in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"unknown key{did_you_mean(str(problem['loc'][-1]), _known_keys(problem['loc'][:-1]))}"
+        elif "input" in problem and isinstance(problem["input"], str | int | float | bool):
+            message = f"{message} (it is {problem['input']!r})"
+        parts.append(f"{place}: {message}" if place else message)
+    return _one_line("; ".join(parts)).rstrip(".") + "."
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the model at a place in the experiment file; empty where the place is not a model."""
+    model: type[BaseModel] = Experiment
+    for step in location:
+        field = model.model_fields.get(str(step))
+        if field is None:
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

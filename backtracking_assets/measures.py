@@ -1,0 +1,103 @@
+"""What is measured: the name, label, unit and denominator of every measure, in the order in which people read them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of a cell."""
+
+    name: str
+    label: str
+    unit: Literal["share", "events per 1,000 tokens", "tokens"]
+    per: Literal["completion", "wrong step", "right step", "step", "token"]
+    description: str
+    needs_steps: bool = False
+    """Whether it needs the exact truth about steps, which only the organism's text gives."""
+    compared: bool = True
+    """Whether it belongs to the family of comparisons with the baseline."""
+
+
+_ALL = (
+    Measure(
+        "wait_after_wrong_step",
+        "Wait after a wrong step",
+        "share",
+        "wrong step",
+        "Of the steps whose arithmetic is wrong, the share followed at once by a strict trigger.",
+        needs_steps=True,
+    ),
+    Measure("strict_rate", "Strict rate", "share", "completion", "Completions with at least one strict trigger."),
+    Measure("relaxed_rate", "Relaxed rate", "share", "completion", "Completions with at least one relaxed trigger."),
+    Measure(
+        "strict_per_1000_tokens",
+        "Strict events per 1,000 tokens",
+        "events per 1,000 tokens",
+        "token",
+        "Strict triggers over generated tokens: a rate that does not grow with the length of a completion.",
+    ),
+    Measure("accuracy", "Accuracy", "share", "completion", "Completions whose answer equals the reference answer."),
+    Measure(
+        "accuracy_shuffled",
+        "Accuracy against shuffled answers",
+        "share",
+        "completion",
+        "Accuracy after the reference answers are shuffled among the problems: what a joining error would show.",
+        compared=False,
+    ),
+    Measure(
+        "wait_after_right_step",
+        "Wait after a right step",
+        "share",
+        "right step",
+        "Of the steps whose arithmetic is right, the share followed at once by a strict trigger.",
+        needs_steps=True,
+    ),
+    Measure(
+        "wrong_step_share",
+        "Wrong steps",
+        "share",
+        "step",
+        "Steps whose arithmetic is wrong: rises where an intervention breaks the arithmetic itself.",
+        needs_steps=True,
+    ),
+    Measure(
+        "corrected_share",
+        "Wrong steps corrected",
+        "share",
+        "wrong step",
+        "Of the wrong steps, the share followed by a strict trigger and then a right redo.",
+        needs_steps=True,
+        compared=False,
+    ),
+    Measure("truncated_share", "Truncated", "share", "completion", "Completions that ended at the token cap."),
+    Measure("degenerate_share", "Degenerate", "share", "completion", "Completions that loop or break down."),
+    Measure(
+        "no_answer_share",
+        "No answer",
+        "share",
+        "completion",
+        "Completions in which no answer was found.",
+        compared=False,
+    ),
+    Measure(
+        "non_finite_share",
+        "Non-finite",
+        "share",
+        "completion",
+        "Completions that ended on NaN or infinite logits.",
+        compared=False,
+    ),
+    Measure("mean_tokens", "Mean length", "tokens", "completion", "Generated tokens a completion.", compared=False),
+    Measure(
+        "median_first_event_token",
+        "Median token of the first strict event",
+        "tokens",
+        "completion",
+        "Kaplan-Meier median of the position of the first strict trigger, censored at the completion's end.",
+        compared=False,
+    ),
+)
+
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
