@@ -1,0 +1,221 @@
+"""The generation engine: decodes one chunk of completions as a batch.
+
+Every kernel shape is a function of the chunk alone (its prompts and what the model answers), never of other work on the
+machine, so a chunk made again on the same kind of machine gives the same bytes.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from backtracking_assets.conditions import Intervention
+from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.experiment import Sampling
+from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
+from backtracking_assets.models.sampling import row_keys, sample
+from backtracking_assets.models.slot_cache import SlotCache, left_padded
+from backtracking_assets.records import FinishReason
+
+_COMPACT_BELOW = 0.75
+"""Rows that ended are dropped from the batch once fewer than this share of its rows are still decoding."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to make. Requests with the same prompt share one prefill."""
+
+    problem_id: str
+    sample_id: int
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass
+class Generated:
+    """One completion as token ids."""
+
+    request: Request
+    token_ids: list[int]
+    finish_reason: FinishReason
+    n_firings: int
+    """Scaled components, summed over the decode steps that this completion took part in."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A finished chunk, in the order of its requests."""
+
+    completions: list[Generated]
+    seconds: float
+    decode_steps: int
+
+
+def generate(
+    model: PreTrainedModel,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    intervention: Intervention | None,
+    *,
+    stop_ids: frozenset[int],
+    pad_id: int,
+) -> Batch:
+    """Generate the completions of one chunk.
+
+    The first new token is predicted by prefill, which no intervention touches; a completion of n tokens went through
+    n - 1 decode steps. A row whose logits are NaN or infinite ends there with `non_finite`; the others go on.
+
+    Args:
+        model: a causal language model whose attention is `slot_cache.grouped_attention`.
+        intervention: None for the baseline.
+        stop_ids: tokens that end a completion; they are kept as its last token.
+
+    Raises:
+        BacktrackingError: a hooked component did not fire exactly once in a decode step.
+        CheckpointError: a component of the intervention does not exist.
+    """
+    started = time.perf_counter()
+    with ExitStack() as stack, torch.inference_mode():
+        scaling: Scaling | None = None
+        if intervention is not None:
+            scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
+        completions = [Generated(request, [], "length", 0) for request in requests]
+        decoding = _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id)
+        steps = decoding.run(scaling)
+    return Batch(completions, time.perf_counter() - started, steps)
+
+
+class _Decoding:
+    """The state of one chunk while it is decoded."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        completions: list[Generated],
+        sampling: Sampling,
+        *,
+        stop_ids: frozenset[int],
+        pad_id: int,
+    ) -> None:
+        device = model.device
+        self.model = model
+        self.sampling = sampling
+        self.stop_ids = stop_ids
+        self.device = device
+        self.rows = completions  # the completion of each slot
+        self.ended = [False] * len(completions)
+        keys = [(row.request.problem_id, row.request.sample_id) for row in completions]
+        self.noise_keys = row_keys(sampling.seed, keys, device)
+        prompts = list(dict.fromkeys(row.request.prompt_ids for row in completions))
+        self.prompt_ids, padding = left_padded(prompts, pad_id, device)
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        self.prompt_of_row = torch.tensor([place[row.request.prompt_ids] for row in completions], device=device)
+        self.prompt_padding = padding
+        self.padding = padding[self.prompt_of_row]
+        capacity = self.prompt_ids.shape[1] + sampling.max_new_tokens
+        self.cache = SlotCache(len(decoder_layers(model)), capacity)
+        self.columns = torch.arange(capacity, device=device)
+
+    def run(self, scaling: Scaling | None) -> int:
+        """Prefill, then decode until every row has ended; returns the number of decode steps."""
+        logits = self._prefill()
+        steps = 0
+        while True:
+            tokens = self._draw(logits, steps)
+            if all(self.ended):
+                return steps
+            tokens = self._drop_ended(tokens)
+            logits = self._decode(tokens, scaling)
+            steps += 1
+
+    def _prefill(self) -> torch.Tensor:
+        """Logits after each row's prompt, `[rows, vocab]`."""
+        length = self.prompt_ids.shape[1]
+        positions = torch.arange(length, device=self.device)
+        shown = positions[None, :] >= self.prompt_padding[:, None]
+        causal = positions[None, :] <= positions[:, None]
+        # Padding positions see themselves: a row of the mask without any true entry would give NaN.
+        itself = torch.eye(length, dtype=torch.bool, device=self.device)
+        mask = (causal[None] & shown[:, None, :]) | itself[None]
+        output = self.model(
+            input_ids=self.prompt_ids,
+            attention_mask=mask[:, None],
+            position_ids=(positions[None, :] - self.prompt_padding[:, None]).clamp(min=0),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache.advance(length)
+        self.cache.take(self.prompt_of_row)
+        return output.logits[:, -1][self.prompt_of_row]
+
+    def _draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """Draw each row's next token and end the rows that are done; returns the tokens, `[rows]`."""
+        finite = torch.isfinite(logits).all(dim=-1)
+        tokens = sample(
+            torch.where(finite[:, None], logits, 0.0),
+            self.noise_keys,
+            step,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+        )
+        for slot, (row, token, is_finite) in enumerate(zip(self.rows, tokens.tolist(), finite.tolist(), strict=True)):
+            if self.ended[slot]:
+                continue
+            if not is_finite:
+                row.finish_reason = "non_finite"
+                self.ended[slot] = True
+                continue
+            row.token_ids.append(token)
+            if token in self.stop_ids:
+                row.finish_reason = "eos"
+                self.ended[slot] = True
+            elif len(row.token_ids) == self.sampling.max_new_tokens:
+                self.ended[slot] = True
+        return tokens
+
+    def _drop_ended(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Take ended rows out of the batch once enough of them have gathered; returns the remaining rows' tokens."""
+        open_slots = [slot for slot, ended in enumerate(self.ended) if not ended]
+        if len(open_slots) >= _COMPACT_BELOW * len(self.rows):
+            return tokens
+        kept = torch.tensor(open_slots, device=self.device)
+        self.rows = [self.rows[slot] for slot in open_slots]
+        self.ended = [False] * len(open_slots)
+        self.noise_keys = self.noise_keys[kept]
+        self.padding = self.padding[kept]
+        self.cache.take(kept)
+        return tokens[kept]
+
+    def _decode(self, tokens: torch.Tensor, scaling: Scaling | None) -> torch.Tensor:
+        """One decode step of every row in the batch; returns logits, `[rows, vocab]`."""
+        length = self.cache.length
+        if scaling is not None:
+            scaling.active = True
+            scaling.firings.clear()
+        output = self.model(
+            input_ids=tokens[:, None],
+            attention_mask=(self.columns[: length + 1] >= self.padding[:, None])[:, None, None, :],
+            position_ids=(length - self.padding)[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.cache.advance(1)
+        if scaling is not None:
+            self._count_firings(scaling)
+        return output.logits[:, -1]
+
+    def _count_firings(self, scaling: Scaling) -> None:
+        for layer, component in scaling.components:
+            times = scaling.firings[layer, component]
+            if times != 1:
+                raise BacktrackingError(
+                    f"{component} layer {layer} fired {times} times in one decode step instead of once; "
+                    f"{type(self.model).__name__} does not run its blocks as this engine expects."
+                )
+        for row, ended in zip(self.rows, self.ended, strict=True):
+            if not ended:
+                row.n_firings += scaling.firings.total()

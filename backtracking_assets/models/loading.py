@@ -1,0 +1,127 @@
+"""Loading a checked checkpoint into memory: model, tokenizer, stop tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from backtracking_assets.errors import CheckpointError
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
+from backtracking_assets.models.interventions import component_module
+from backtracking_assets.models.slot_cache import ATTENTION
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to generate."""
+
+    checkpoint: Checkpoint
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    stop_ids: frozenset[int]
+    pad_id: int
+
+
+def load_model(experiment: Experiment, device: str, cache_dir: Path | None = None) -> LoadedModel:
+    """Load the experiment's checkpoint onto a device (`cpu`, `cuda:0`, …) and check that it fits.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, of another depth, or its tokenizer fails the round trip.
+    """
+    checkpoint = inspect(locate(experiment), cache_dir)
+    check_fits(checkpoint, experiment)
+    tokenizer = load_tokenizer(checkpoint.folder, experiment.model.round_trip)
+    torch.set_num_threads(experiment.generation.threads)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=getattr(torch, experiment.model.dtype),
+            attn_implementation=ATTENTION,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{checkpoint.folder}: the model cannot be loaded: {_first_line(error)}") from error
+    model.eval()
+    torch.nn.Module.to(model, torch.device(device))
+    for subset in experiment.all_subsets().values():
+        for layer, component in subset.components():
+            component_module(model, layer, component)
+    vocabulary = model.config.get_text_config().vocab_size
+    if len(tokenizer) > vocabulary:
+        raise CheckpointError(
+            f"{checkpoint.folder}: the tokenizer has {len(tokenizer)} tokens and the model embeds {vocabulary}; "
+            "they do not belong together."
+        )
+    stop_ids = _stop_ids(model, tokenizer)
+    if not stop_ids:
+        raise CheckpointError(f"{checkpoint.folder}: no end-of-sequence token is configured.")
+    pad = tokenizer.pad_token_id
+    return LoadedModel(checkpoint, model, tokenizer, stop_ids, pad if isinstance(pad, int) else min(stop_ids))
+
+
+def load_tokenizer(folder: Path, round_trip: str) -> PreTrainedTokenizerFast:
+    """The tokenizer of a checkpoint folder.
+
+    `AutoTokenizer` picks a class by `model_type` and then ignores tokenizer.json's own splitting for some folders, so
+    the file is always loaded as it stands, and must return a known text unchanged.
+
+    Raises:
+        CheckpointError: it cannot be loaded or fails the round trip.
+    """
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
+        raise CheckpointError(f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+    ids = tokenizer.encode(round_trip, add_special_tokens=False)
+    returned = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if returned != round_trip:
+        raise CheckpointError(
+            f"{folder}: the tokenizer does not return model.round_trip unchanged: {round_trip!r} came back as "
+            f"{returned!r}; it does not belong to this checkpoint, or the text uses what it cannot encode."
+        )
+    return tokenizer
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerFast, experiment: Experiment, question: str
+) -> tuple[str, tuple[int, ...]]:
+    """The prompt of a question under the experiment's variant: its exact text and its token ids.
+
+    Raises:
+        CheckpointError: the experiment wants a chat template and the checkpoint has none.
+    """
+    text = experiment.prompting.user_text(question)
+    if not experiment.prompting.chat_template:
+        return text, tuple(tokenizer.encode(text, add_special_tokens=True))
+    if tokenizer.chat_template is None:
+        raise CheckpointError(
+            f"{experiment.source} sets prompting.chat_template and the checkpoint's tokenizer has no chat template."
+        )
+    messages = [{"role": "user", "content": text}]
+    if experiment.prompting.system is not None:
+        messages.insert(0, {"role": "system", "content": experiment.prompting.system})
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert isinstance(text, str)
+    # The template writes the special tokens itself.
+    return text, tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    generation = getattr(model, "generation_config", None)
+    found: set[int] = set()
+    for value in (getattr(generation, "eos_token_id", None), model.config.eos_token_id, tokenizer.eos_token_id):
+        if isinstance(value, int):
+            found.add(value)
+        elif isinstance(value, Sequence):
+            found.update(value)
+    return frozenset(found)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,114 @@
+"""A key-value cache of fixed slots that is written in place, and the attention that reads it.
+
+Handed to a `transformers` model as `past_key_values`: the model calls `update` and nothing else.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+ATTENTION = "backtracking_grouped"
+"""Name under which `grouped_attention` is registered with transformers."""
+
+
+class SlotCache:
+    """Keys and values of every layer, `[slots, key-value heads, capacity, head size]` each.
+
+    All rows have the same length; shorter prompts are padded on the left. `advance` moves the common length after a
+    forward pass.
+    """
+
+    is_compileable = False
+
+    def __init__(self, n_layers: int, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._keys: list[torch.Tensor | None] = [None] * n_layers
+        self._values: list[torch.Tensor | None] = [None] * n_layers
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new positions of one layer; returns keys and values up to and including them."""
+        keys = self._slots(self._keys, key_states, layer_idx)
+        values = self._slots(self._values, value_states, layer_idx)
+        end = self.length + key_states.shape[2]
+        keys[:, :, self.length : end] = key_states
+        values[:, :, self.length : end] = value_states
+        return keys[:, :, :end], values[:, :, :end]
+
+    def _slots(self, buffers: list[torch.Tensor | None], states: torch.Tensor, layer: int) -> torch.Tensor:
+        buffer = buffers[layer]
+        if buffer is None:
+            rows, heads, _, head_size = states.shape
+            buffer = states.new_zeros((rows, heads, self.capacity, head_size))
+            buffers[layer] = buffer
+        return buffer
+
+    def advance(self, positions: int) -> None:
+        self.length += positions
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def take(self, rows: torch.Tensor) -> None:
+        """Keep the given rows, in the given order; a row may be taken more than once."""
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    taken = buffer.new_zeros((len(rows), *buffer.shape[1:]))
+                    taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows)
+                    buffers[layer] = taken
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Scaled dot-product attention; at one query position, without copying keys and values to every query head.
+
+    Args:
+        query: `[rows, heads, positions, head size]`.
+        key, value: `[rows, key-value heads, length, head size]`.
+        attention_mask: boolean `[rows, 1, positions, length]`, true where attention is allowed.
+
+    Returns:
+        `[rows, positions, heads, head size]`, and None where transformers expects attention weights.
+    """
+    rows, heads, positions, head_size = query.shape
+    groups = heads // key.shape[1]
+    if positions == 1:
+        # The query heads that share a key-value head stand as query positions of that head; one mask row serves all.
+        packed = query.reshape(rows, heads // groups, groups, head_size)
+        output = functional.scaled_dot_product_attention(
+            packed, key, value, attn_mask=attention_mask, scale=scaling
+        ).reshape(rows, heads, 1, head_size)
+    else:
+        output = functional.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(groups, dim=1),
+            value.repeat_interleave(groups, dim=1),
+            attn_mask=attention_mask,
+            scale=scaling,
+        )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts as one tensor, padded on the left: token ids `[rows, length]` and padding of each row `[rows]`."""
+    length = max(len(prompt) for prompt in prompts)
+    padding = [length - len(prompt) for prompt in prompts]
+    ids = [[pad] * missing + list(prompt) for prompt, missing in zip(prompts, padding, strict=True)]
+    return torch.tensor(ids, device=device), torch.tensor(padding, device=device)
+
+
+AttentionInterface.register(ATTENTION, grouped_attention)
