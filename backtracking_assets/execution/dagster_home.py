@@ -1,0 +1,56 @@
+"""Dagster's instance folder, made with its settings at first use."""
+
+import os
+from pathlib import Path
+
+from backtracking_assets.errors import StorageError
+from backtracking_assets.execution.gpu_executor import GPU_POOL
+
+_SETTINGS = """\
+# Made at first use; edit it freely, it is not overwritten.
+telemetry: {{enabled: false}}
+nux: {{enabled: false}}  # its dialog would cover the page
+concurrency:
+  # One run a device. A second run would wait for the device in state STARTED and block a slot.
+  pools: {{granularity: op, default_limit: {devices}}}
+  runs: {{max_concurrent_runs: {devices}}}
+run_retries:
+  enabled: true
+  max_retries: 1
+  retry_on_asset_or_op_failure: false  # a dead process is tried again, a failed check is not
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 300
+"""
+
+
+def prepare_dagster_home(default: Path, devices: int) -> Path:
+    """The folder of Dagster's instance: `DAGSTER_HOME`, or `default`; made with its dagster.yaml if there is none.
+
+    Sets `DAGSTER_HOME` for this process and its children.
+
+    Args:
+        devices: how many runs may generate at once.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    home = Path(os.environ.get("DAGSTER_HOME") or default).expanduser().resolve()
+    settings = home / "dagster.yaml"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not settings.exists():
+            temporary = home / f".dagster.yaml.{os.getpid()}"
+            temporary.write_text(_SETTINGS.format(devices=devices), encoding="utf-8")
+            temporary.replace(settings)
+    except OSError as error:
+        raise StorageError(
+            f"Dagster's folder {home} cannot be written ({error.strerror}); set DAGSTER_HOME to one that can."
+        ) from error
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def set_gpu_pool_limit(instance, devices: int) -> None:
+    """Let as many generation steps run at once as there are devices."""
+    instance.event_log_storage.set_concurrency_slots(GPU_POOL, devices)

@@ -1,0 +1,110 @@
+"""Devices, and leases on them that the kernel releases when the process that holds one dies."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from backtracking_assets.errors import BacktrackingError
+
+_POLL_SECONDS = 0.5
+_held: list[str] = []
+"""Devices leased by this process, innermost last. One process generates on one device at a time."""
+
+
+def devices_for(wanted: str) -> tuple[str, ...]:
+    """The devices that serve a wish: `auto`, `cpu`, `cuda` or `cuda:N`. Never empty.
+
+    `auto` is every CUDA device, or the CPU where there is none.
+
+    Raises:
+        BacktrackingError: a CUDA device is asked for and is not there.
+    """
+    if wanted == "cpu":
+        return ("cpu",)
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cuda = tuple(f"cuda:{index}" for index in range(count))
+    if wanted == "auto":
+        return cuda or ("cpu",)
+    if wanted == "cuda" and cuda:
+        return cuda
+    if wanted in cuda:
+        return (wanted,)
+    raise BacktrackingError(
+        f"The experiment asks for device {wanted} and torch sees {', '.join(cuda) or 'no CUDA device'}; "
+        "set model.device to auto or cpu, or install the CUDA build of torch."
+    )
+
+
+def device_name(device: str) -> str:
+    """What stands in the rows: `cpu` with the machine's architecture, or the GPU's model."""
+    if device == "cpu":
+        import platform
+
+        return f"cpu ({platform.machine()})"
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+@contextmanager
+def leased_device(
+    devices: Sequence[str],
+    locks_dir: Path,
+    *,
+    on_wait: Callable[[float], None] = lambda seconds: None,
+    timeout: float | None = None,
+) -> Iterator[str]:
+    """Hold one of the devices for the length of a `with` block; waits while all are taken.
+
+    Inside a block of the same process the outer lease serves: the executor takes it for the run, and the asset inside
+    asks again without waiting for itself.
+
+    Args:
+        locks_dir: folder of the lock files, one a device. The kernel releases a lock when its process ends in any way.
+        on_wait: called with the seconds waited so far, about every 10 s.
+        timeout: seconds after which to give up; None waits for ever.
+
+    Raises:
+        BacktrackingError: no device came free within the timeout.
+    """
+    if _held and _held[-1] in devices:
+        yield _held[-1]
+        return
+    device, lock = _acquire(devices, locks_dir, on_wait, timeout)
+    _held.append(device)
+    try:
+        yield device
+    finally:
+        _held.remove(device)
+        lock.release()
+
+
+def _acquire(
+    devices: Sequence[str], locks_dir: Path, on_wait: Callable[[float], None], timeout: float | None
+) -> tuple[str, FileLock]:
+    locks_dir.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    told = 0.0
+    while True:
+        for device in devices:
+            lock = FileLock(locks_dir / f"device-{device.replace(':', '-')}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            return device, lock
+        waited = time.monotonic() - started
+        if timeout is not None and waited >= timeout:
+            raise BacktrackingError(
+                f"No device came free within {timeout:.0f} s ({', '.join(devices)} taken by other processes); "
+                "wait for them to end, then start again."
+            )
+        if waited - told >= 10 or told == 0.0:
+            on_wait(waited)
+            told = max(waited, 1e-9)
+        time.sleep(_POLL_SECONDS)

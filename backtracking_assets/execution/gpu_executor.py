@@ -1,0 +1,68 @@
+"""The GPU executor: Dagster's in-process executor with a lease on one device around it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from backtracking_assets.execution.devices import devices_for, leased_device
+from backtracking_assets.execution.run_tags import process_tags
+
+GPU_POOL = "gpu"
+"""Pool of the steps that generate; its limit is the number of devices."""
+
+
+class _LeasingExecutor(dg.Executor):
+    """Runs a plan's steps in this process, on a leased device if one of them generates."""
+
+    def __init__(self, inner: dg.Executor, wanted_device: str, locks_dir: Path) -> None:
+        self._inner = inner
+        self._wanted_device = wanted_device
+        self._locks_dir = locks_dir
+
+    @property
+    def retries(self):
+        return self._inner.retries
+
+    def execute(self, plan_context, execution_plan) -> Iterator[dg.DagsterEvent]:
+        run, instance, log = plan_context.dagster_run, plan_context.instance, plan_context.log
+        steps = [execution_plan.get_step_by_key(key) for key in execution_plan.step_keys_to_execute]
+        if not any(step.pool == GPU_POOL for step in steps):
+            instance.add_run_tags(run.run_id, process_tags())
+            yield from self._inner.execute(plan_context, execution_plan)
+            return
+        devices = devices_for(self._wanted_device)
+        if devices == ("cpu",) and self._wanted_device == "auto":
+            log.info("No CUDA device is visible to torch: this run generates on the CPU.")
+
+        def waiting(seconds: float) -> None:
+            log.info(f"Waiting for one of {', '.join(devices)}, taken by other runs ({seconds:.0f} s so far).")
+
+        # Tagged before the wait as well: a run that dies while it waits must be recognizable.
+        instance.add_run_tags(run.run_id, process_tags())
+        with leased_device(devices, self._locks_dir, on_wait=waiting) as device:
+            instance.add_run_tags(run.run_id, process_tags(device))
+            log.info(f"Generating on {device}.")
+            yield from self._inner.execute(plan_context, execution_plan)
+
+
+def gpu_executor(wanted_device: str, locks_dir: Path) -> dg.ExecutorDefinition:
+    """The executor of an experiment's runs.
+
+    Args:
+        wanted_device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        locks_dir: folder of the device lock files.
+    """
+
+    # One process a run: the model is loaded once, and a second process a step costs seconds for nothing.
+    @dg.executor(
+        name="gpu_executor",
+        description="Runs the steps in one process, on a leased device if one of them generates.",
+        config_schema=dg.in_process_executor.config_schema,
+    )
+    def leasing(init_context: dg.InitExecutorContext) -> dg.Executor:
+        create = dg.in_process_executor.executor_creation_fn
+        assert create is not None
+        return _LeasingExecutor(create(init_context), wanted_device, locks_dir)
+
+    return leasing

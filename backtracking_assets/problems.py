@@ -1,0 +1,149 @@
+"""Problem files: reading them, refusing what is malformed, and drawing the problems of an experiment."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from backtracking_assets.errors import ProblemFileError
+from backtracking_assets.experiment import Experiment, HubDataset, ProblemSource
+from backtracking_assets.records import Problem
+
+
+def load_problems(experiment: Experiment) -> tuple[Problem, ...]:
+    """The problems of an experiment, in the order in which they are asked.
+
+    A problem is drawn by the hash of (seed, id): of a file to which problems are appended, the draw displaces as few as
+    possible, and never depends on the order of the lines.
+
+    Raises:
+        ProblemFileError: the source is missing, malformed (the line is named), or holds too few problems.
+    """
+    source = experiment.problems
+    if source.path is not None:
+        path = experiment.resolve(source.path)
+        place, rows = str(path), _jsonl_rows(path)
+    else:
+        assert source.hub is not None
+        place, rows = f"data set {source.hub.dataset}", _hub_rows(source.hub)
+    problems = tuple(_problems(rows, source, place))
+    if len(problems) < source.count:
+        raise ProblemFileError(
+            f"{place}: it holds {len(problems)} problems and problems.count in {experiment.source} asks for "
+            f"{source.count}; lower the count or add problems."
+        )
+    return draw(problems, source.count, source.seed)
+
+
+def draw(problems: Iterable[Problem], count: int, seed: int) -> tuple[Problem, ...]:
+    """The `count` problems with the lowest hash of (seed, id), in the order of that hash."""
+    return tuple(sorted(problems, key=lambda problem: _rank(seed, problem.problem_id))[:count])
+
+
+def _rank(seed: int, problem_id: str) -> bytes:
+    return hashlib.sha256(f"{seed}\x00{problem_id}".encode()).digest()
+
+
+def _problems(rows: Iterable[tuple[str, Mapping[str, Any]]], source: ProblemSource, place: str) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for where, row in rows:
+        question = _text(row, source.question_field, where)
+        answer = _text(row, source.answer_field, where)
+        if source.answer_after is not None:
+            _, mark, answer = answer.rpartition(source.answer_after)
+            if not mark:
+                raise ProblemFileError(
+                    f"{where}: {source.answer_field} has no {source.answer_after!r} before its answer."
+                )
+            answer = answer.strip()
+        if not answer:
+            raise ProblemFileError(f"{where}: the answer in {source.answer_field} is empty.")
+        if source.id_field is None:
+            problem_id = hashlib.sha256(question.encode()).hexdigest()[:16]
+        else:
+            problem_id = _text(row, source.id_field, where)
+        if problem_id in seen:
+            raise ProblemFileError(f"{where}: the id {problem_id!r} stands already at {seen[problem_id]}.")
+        seen[problem_id] = where
+        yield Problem(problem_id, question, answer)
+    if not seen:
+        raise ProblemFileError(f"{place}: it holds no problem.")
+
+
+def _text(row: Mapping[str, Any], field: str, where: str) -> str:
+    value = row.get(field)
+    if value is None:
+        raise ProblemFileError(f"{where}: {field} is missing; its keys are {', '.join(map(str, row)) or 'none'}.")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ProblemFileError(f"{where}: {field} must be text or a number, not {type(value).__name__}.")
+    text = str(value).strip()
+    if not text:
+        raise ProblemFileError(f"{where}: {field} is empty.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ProblemFileError(f"{where}: {field} holds an invalid Unicode code point.") from None
+    return text
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ProblemFileError(
+            f"There is no problem file {path}; check problems.path in the experiment file."
+        ) from None
+    except OSError as error:
+        raise ProblemFileError(f"{path}: the file cannot be read: {error.strerror}.") from error
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ProblemFileError(f"{where}: it is not a JSON object ({error}).") from error
+        if not isinstance(row, dict):
+            raise ProblemFileError(f"{where}: it is not a JSON object but a {type(row).__name__}.")
+        yield where, row
+
+
+def _hub_rows(hub: HubDataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    arguments: dict[str, Any] = {
+        "repo_id": hub.dataset,
+        "repo_type": "dataset",
+        "revision": hub.revision,
+        "allow_patterns": [f"{hub.config}/{hub.split}-*.parquet"],
+    }
+    try:
+        try:
+            folder = Path(snapshot_download(**arguments, local_files_only=True))
+            found = any(folder.glob(f"{hub.config}/{hub.split}-*.parquet"))
+        except LocalEntryNotFoundError:
+            found = False
+        if not found:
+            folder = Path(snapshot_download(**arguments))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ProblemFileError(
+            f"The data set {hub.dataset} could not be downloaded: {reason} "
+            "Check the network and HF_TOKEN, or set problems.path to a JSONL file."
+        ) from error
+    files = sorted(folder.glob(f"{hub.config}/{hub.split}-*.parquet"))
+    if not files:
+        raise ProblemFileError(
+            f"The data set {hub.dataset} has no Parquet file {hub.config}/{hub.split}-*; check problems.hub."
+        )
+    for path in files:
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ProblemFileError(f"{path}: the file is not readable as Parquet ({error}).") from error
+        for number, row in enumerate(rows, start=1):
+            yield f"{path.name}, row {number}", row
