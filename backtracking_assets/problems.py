@@ -122,13 +122,7 @@ def _hub_rows(hub: HubDataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
         "allow_patterns": [f"{hub.config}/{hub.split}-*.parquet"],
     }
     try:
-        try:
-            folder = Path(snapshot_download(**arguments, local_files_only=True))
-            found = any(folder.glob(f"{hub.config}/{hub.split}-*.parquet"))
-        except LocalEntryNotFoundError:
-            found = False
-        if not found:
-            folder = Path(snapshot_download(**arguments))
+        folder = Path(snapshot_download(**arguments))  # what is here already is not fetched again
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ProblemFileError(

@@ -1,1 +1,1 @@
-"""Where work runs: devices and their leases, the executor, Dagster's instance. Knows Dagster and devices, nothing else."""
+"""Where work runs: devices and their leases, the executor, Dagster's instance. Knows Dagster and devices only."""

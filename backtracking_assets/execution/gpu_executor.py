@@ -54,15 +54,17 @@ def gpu_executor(wanted_device: str, locks_dir: Path) -> dg.ExecutorDefinition:
         locks_dir: folder of the device lock files.
     """
 
-    # One process a run: the model is loaded once, and a second process a step costs seconds for nothing.
-    @dg.executor(
-        name="gpu_executor",
-        description="Runs the steps in one process, on a leased device if one of them generates.",
-        config_schema=dg.in_process_executor.config_schema,
-    )
     def leasing(init_context: dg.InitExecutorContext) -> dg.Executor:
         create = dg.in_process_executor.executor_creation_fn
         assert create is not None
         return _LeasingExecutor(create(init_context), wanted_device, locks_dir)
 
-    return leasing
+    # One process a run: the model is loaded once, and a second process a step costs seconds for nothing.
+    return dg.ExecutorDefinition(
+        name="gpu_executor",
+        description="Runs the steps in one process, on a leased device if one of them generates.",
+        config_schema={
+            "retries": dg.Field(dg.Selector({"enabled": {}, "disabled": {}}), default_value={"enabled": {}})
+        },
+        executor_creation_fn=leasing,
+    )
