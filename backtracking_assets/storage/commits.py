@@ -1,0 +1,349 @@
+"""The transactions that write the database. Each is delete-then-insert, so that a repetition changes nothing.
+
+A cell's metrics and comparisons are removed in the very transaction that changes what they were computed from, and
+are refused if they were computed from something else: what stands in these tables describes the cells as they are.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+
+from backtracking_assets.conditions import Condition, digest, problem_set_digest
+from backtracking_assets.errors import StorageError
+from backtracking_assets.experiment import BASELINE_SCALE
+from backtracking_assets.records import Cell, Component, Problem
+from backtracking_assets.storage.archive import CONTENT_COLUMNS, read_archive
+from backtracking_assets.storage.database import DEFAULT_WAIT, writing
+from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.rows import conform, table_of
+from backtracking_assets.storage.tables import TABLES
+
+
+def commit_condition(layout: StoreLayout, condition: Condition, *, run_id: str, wait: float = DEFAULT_WAIT) -> int:
+    """Replace a condition's rows by those of its archive; how many completions it has.
+
+    Where a stored completion is not in the archive with the same content, what was computed from the condition's
+    completions is removed with it.
+
+    Raises:
+        DamagedFileError: there is no usable archive.
+        StorageError: the database cannot be written; nothing is changed then.
+    """
+    fingerprint = condition.fingerprint
+    completions = read_archive(layout, fingerprint)
+    with writing(layout, wait=wait) as connection:
+        if _loses_content(connection, fingerprint, completions):
+            _remove_derived(connection, fingerprint)
+        connection.execute("delete from completions where fingerprint = ?", [fingerprint])
+        _insert(connection, "completions", completions)
+        connection.execute("delete from conditions where fingerprint = ?", [fingerprint])
+        _insert(connection, "conditions", _condition_row(condition, completions, run_id))
+    return completions.num_rows
+
+
+def link_cell(
+    layout: StoreLayout,
+    cell: Cell,
+    *,
+    fingerprint: str,
+    problem_set_digest: str,
+    n_samples: int,
+    linked: bool,
+    run_id: str,
+    wait: float = DEFAULT_WAIT,
+) -> int:
+    """Point a cell to a condition, a set of problems and the first `n_samples` samples of each; its completions.
+
+    `linked` says whether the condition's completions were there before this run.
+
+    Raises:
+        StorageError: the problem set is not stored, or a completion of the cell is missing.
+    """
+    with writing(layout, wait=wait) as connection:
+        counted = connection.execute(
+            """
+            select count(distinct problem_sets.problem_id), count(completions.sample_id)
+            from problem_sets
+            left join completions
+                on completions.problem_id = problem_sets.problem_id
+                and completions.fingerprint = $fingerprint and completions.sample_id < $n_samples
+            where problem_sets.problem_set_digest = $problems
+            """,
+            {"fingerprint": fingerprint, "n_samples": n_samples, "problems": problem_set_digest},
+        ).fetchall()
+        n_problems, n_completions = counted[0]
+        if n_problems == 0:
+            raise StorageError(f"Cell {cell}: its problem set {problem_set_digest[:12]} is not in the database.")
+        if n_completions != n_problems * n_samples:
+            raise StorageError(
+                f"Cell {cell} has {n_completions} of its {n_problems * n_samples} completions in the database; "
+                f"run the same command again, which generates what is missing."
+            )
+        rules_digest = _rules_of_unchanged(connection, cell, fingerprint, problem_set_digest, n_samples)
+        if rules_digest is None:
+            _remove_results(connection, [cell])
+        connection.execute("delete from cells where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale])
+        row = {
+            "layer_subset": cell.layer_subset,
+            "scale": cell.scale,
+            "fingerprint": fingerprint,
+            "problem_set_digest": problem_set_digest,
+            "n_samples": n_samples,
+            "n_completions": n_completions,
+            "rules_digest": rules_digest,
+            "linked": linked,
+            "run_id": run_id,
+            "committed_at": datetime.now(UTC),
+        }
+        _insert(connection, "cells", table_of([row], TABLES["cells"].schema))
+    return n_completions
+
+
+def write_problem_set(layout: StoreLayout, problems: Sequence[Problem], *, wait: float = DEFAULT_WAIT) -> str:
+    """Store a set of problems; its digest.
+
+    Raises:
+        StorageError: two problems share an id, or there is none.
+    """
+    if not problems or len({problem.problem_id for problem in problems}) != len(problems):
+        raise StorageError("A problem set needs at least one problem, and an id of its own for each.")
+    name = problem_set_digest(problems)
+    rows = [
+        {"problem_set_digest": name, "problem_id": p.problem_id, "question": p.question, "answer": p.answer}
+        for p in problems
+    ]
+    table = table_of(rows, TABLES["problem_sets"].schema)
+    with writing(layout, wait=wait) as connection:
+        connection.execute("delete from problem_sets where problem_set_digest = ?", [name])
+        _insert(connection, "problem_sets", table)
+    return name
+
+
+def write_layer_subset(
+    layout: StoreLayout,
+    layer_subset: str,
+    components: Iterable[tuple[int, Component]],
+    *,
+    control_of: str | None = None,
+    wait: float = DEFAULT_WAIT,
+) -> str:
+    """Store what a layer subset is made of; the digest of its components, whatever their order."""
+    pairs = sorted(set(components))
+    composition = digest([[layer, component] for layer, component in pairs])
+    row = {
+        "layer_subset": layer_subset,
+        "components": [f"{component}.{layer}" for layer, component in pairs],
+        "digest": composition,
+        "control_of": control_of,
+    }
+    table = table_of([row], TABLES["layer_subsets"].schema)
+    with writing(layout, wait=wait) as connection:
+        connection.execute("delete from layer_subsets where layer_subset = ?", [layer_subset])
+        _insert(connection, "layer_subsets", table)
+    return composition
+
+
+def write_detections(
+    layout: StoreLayout, detections: pa.Table, *, cell: Cell | None = None, wait: float = DEFAULT_WAIT
+) -> None:
+    """Replace the detections of the given completions by the given rules; with `cell`, make them that cell's.
+
+    Raises:
+        StorageError: the table is empty, mixes conditions or rules, names a completion that is not stored, or leaves
+            one of the cell's completions out.
+    """
+    table = _not_empty(conform(detections, TABLES["detections"].schema), "detections")
+    fingerprint, rules_digest = _only(table, "fingerprint"), _only(table, "rules_digest")
+    with writing(layout, wait=wait) as connection:
+        connection.register("incoming", table)
+        orphans = _count(
+            connection,
+            "select count(*) from incoming anti join completions using (fingerprint, problem_id, sample_id)",
+        )
+        if orphans:
+            raise StorageError(f"{orphans} detections belong to no stored completion of {fingerprint[:12]}.")
+        connection.execute(
+            """
+            delete from detections using incoming
+            where detections.fingerprint = incoming.fingerprint and detections.problem_id = incoming.problem_id
+                and detections.sample_id = incoming.sample_id and detections.rules_digest = incoming.rules_digest
+            """
+        )
+        connection.execute("insert into detections by name select * from incoming")
+        connection.unregister("incoming")
+        if cell is not None:
+            _adopt_rules(connection, cell, fingerprint, rules_digest)
+
+
+def write_metrics(layout: StoreLayout, metrics: pa.Table, *, wait: float = DEFAULT_WAIT) -> None:
+    """Replace the metrics of every cell in the table.
+
+    Raises:
+        StorageError: the table is empty, or a cell is not what its metrics were computed from.
+    """
+    table = _not_empty(conform(metrics, TABLES["metrics"].schema), "metrics")
+    with writing(layout, wait=wait) as connection:
+        _refuse_outdated(connection, table, "metrics")
+        for cell in _cells_of(table):
+            connection.execute(
+                "delete from metrics where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale]
+            )
+        _insert(connection, "metrics", table)
+
+
+def write_comparisons(
+    layout: StoreLayout, comparisons: pa.Table, *, cells: Sequence[Cell] | None = None, wait: float = DEFAULT_WAIT
+) -> None:
+    """Replace the comparisons of the given cells; of all cells where none are given, as Holm's correction needs it.
+
+    Raises:
+        StorageError: a row belongs to none of the given cells, or a cell is not what its comparison was computed from.
+    """
+    table = conform(comparisons, TABLES["comparisons"].schema)
+    if cells is not None and (strangers := set(_cells_of(table)) - set(cells)):
+        raise StorageError(f"Comparisons were given for another cell: {min(map(str, strangers))}.")
+    with writing(layout, wait=wait) as connection:
+        _refuse_outdated(connection, table, "comparisons")
+        if cells is None:
+            connection.execute("delete from comparisons")
+        for cell in cells or ():
+            connection.execute(
+                "delete from comparisons where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale]
+            )
+        _insert(connection, "comparisons", table)
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
+    connection.register("incoming", table)
+    connection.execute(f'insert into "{name}" by name select * from incoming')
+    connection.unregister("incoming")
+
+
+def _count(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] = ()) -> int:
+    return int(connection.execute(sql, list(parameters)).fetchall()[0][0])
+
+
+def _condition_row(condition: Condition, completions: pa.Table, run_id: str) -> pa.Table:
+    intervention = condition.intervention
+    row = {
+        "fingerprint": condition.fingerprint,
+        "condition": condition.canonical_json(),
+        "weights_digest": condition.weights_digest,
+        "tokenizer_digest": condition.tokenizer_digest,
+        "dtype": condition.dtype,
+        "temperature": condition.temperature,
+        "top_p": condition.top_p,
+        "max_new_tokens": condition.max_new_tokens,
+        "seed": condition.seed,
+        "scale": intervention.scale if intervention else BASELINE_SCALE,
+        "components": [f"{kind}.{layer}" for layer, kind in intervention.components] if intervention else [],
+        "n_completions": completions.num_rows,
+        "created_at": min(completions.column("generated_at").to_pylist()),
+        "run_id": run_id,
+    }
+    return table_of([row], TABLES["conditions"].schema)
+
+
+def _loses_content(connection: duckdb.DuckDBPyConnection, fingerprint: str, completions: pa.Table) -> bool:
+    """Whether a stored completion is missing from the table, or stands there with other content."""
+    connection.register("incoming", completions)
+    same = " and ".join(f"stored.{name} = incoming.{name}" for name in CONTENT_COLUMNS)
+    lost = _count(
+        connection,
+        f"""
+        select count(*) from completions stored
+        anti join incoming
+            on stored.problem_id = incoming.problem_id and stored.sample_id = incoming.sample_id and {same}
+        where stored.fingerprint = ?
+        """,
+        [fingerprint],
+    )
+    connection.unregister("incoming")
+    return lost > 0
+
+
+def _remove_derived(connection: duckdb.DuckDBPyConnection, fingerprint: str) -> None:
+    connection.execute("delete from detections where fingerprint = ?", [fingerprint])
+    rows = connection.execute("select layer_subset, scale from cells where fingerprint = ?", [fingerprint]).fetchall()
+    _remove_results(connection, [Cell(layer_subset, scale) for layer_subset, scale in rows])
+    connection.execute("update cells set rules_digest = null where fingerprint = ?", [fingerprint])
+
+
+def _remove_results(connection: duckdb.DuckDBPyConnection, cells: Sequence[Cell]) -> None:
+    for cell in cells:
+        for table in ("metrics", "comparisons"):
+            connection.execute(
+                f"delete from {table} where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale]
+            )
+
+
+def _rules_of_unchanged(
+    connection: duckdb.DuckDBPyConnection, cell: Cell, fingerprint: str, problems: str, n_samples: int
+) -> str | None:
+    """The rules that the cell was read by; None where it is new or will now hold other completions."""
+    rows = connection.execute(
+        """
+        select rules_digest from cells
+        where layer_subset = ? and scale = ? and fingerprint = ? and problem_set_digest = ? and n_samples = ?
+        """,
+        [cell.layer_subset, cell.scale, fingerprint, problems, n_samples],
+    ).fetchall()
+    return rows[0][0] if rows else None
+
+
+def _adopt_rules(connection: duckdb.DuckDBPyConnection, cell: Cell, fingerprint: str, rules_digest: str) -> None:
+    rows = connection.execute(
+        "select fingerprint, rules_digest from cells where layer_subset = ? and scale = ?",
+        [cell.layer_subset, cell.scale],
+    ).fetchall()
+    if not rows or rows[0][0] != fingerprint:
+        raise StorageError(f"Cell {cell} does not point to condition {fingerprint[:12]}; link it before detection.")
+    if rows[0][1] != rules_digest:
+        _remove_results(connection, [cell])
+    connection.execute(
+        "update cells set rules_digest = ? where layer_subset = ? and scale = ?",
+        [rules_digest, cell.layer_subset, cell.scale],
+    )
+    unread = _count(
+        connection,
+        "select count(*) from generations where layer_subset = ? and scale = ? and rules_digest is null",
+        [cell.layer_subset, cell.scale],
+    )
+    if unread:
+        raise StorageError(f"Cell {cell}: {unread} of its completions have no detection by these rules.")
+
+
+def _refuse_outdated(connection: duckdb.DuckDBPyConnection, table: pa.Table, what: str) -> None:
+    connection.register("incoming", table)
+    rows = connection.execute(
+        """
+        select distinct layer_subset, scale from incoming
+        anti join cells using (layer_subset, scale, fingerprint, problem_set_digest, rules_digest)
+        order by all
+        """
+    ).fetchall()
+    connection.unregister("incoming")
+    if rows:
+        raise StorageError(
+            f"Cell {Cell(*rows[0])} has changed since its {what} were computed; run its detections and metrics again."
+        )
+
+
+def _cells_of(table: pa.Table) -> list[Cell]:
+    pairs = zip(table.column("layer_subset").to_pylist(), table.column("scale").to_pylist(), strict=True)
+    return sorted({Cell(*pair) for pair in pairs}, key=lambda cell: (cell.layer_subset, cell.scale))
+
+
+def _not_empty(table: pa.Table, what: str) -> pa.Table:
+    if table.num_rows == 0:
+        raise StorageError(f"There are no {what} to store; an empty result is an error.")
+    return table
+
+
+def _only(table: pa.Table, column: str) -> str:
+    values = table.column(column).unique().to_pylist()
+    if len(values) != 1:
+        raise StorageError(f"Detections of one {column} at a time are stored; {len(values)} were given.")
+    return values[0]

@@ -1,0 +1,171 @@
+"""Short connections to the database.
+
+DuckDB lets one process write, or several read, and refuses every other at once instead of having it wait. So
+connections are opened late, closed early, and tried again for a bounded time; writers queue on a lock file.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import duckdb
+
+from backtracking_assets.errors import StorageError
+from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
+from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.locks import database_lock
+from backtracking_assets.storage.set_aside import set_aside
+from backtracking_assets.storage.tables import SCHEMA_VERSION, create_statements
+
+DEFAULT_WAIT = 30.0
+"""Seconds that a connection is tried for while another process holds the database."""
+
+_POLL = 0.05
+_HOLDER = re.compile(r"held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+
+
+@contextmanager
+def reading(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection; to an empty database in memory where nothing has been written yet.
+
+    Raises:
+        StorageError: another process holds the database for longer than `wait` seconds, it is damaged or of another
+            version, or a statement fails.
+    """
+    if not layout.database.exists():
+        with duckdb.connect(":memory:", config=_config()) as connection:
+            _create_tables(connection)
+            yield connection
+        return
+    with _opened(layout, read_only=True, deadline=time.monotonic() + wait, wait=wait) as connection:
+        yield connection
+
+
+@contextmanager
+def writing(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection inside one transaction, committed at the end of the block and rolled back if the block raises.
+
+    Makes the database if there is none. Do not open another connection of this process inside the block.
+
+    Raises:
+        StorageError: see `reading`; nothing of the block is kept then.
+    """
+    deadline = time.monotonic() + wait
+    with database_lock(layout, timeout=wait):
+        if not layout.database.exists():
+            _create(layout)
+        with _opened(layout, read_only=False, deadline=deadline, wait=wait) as connection:
+            connection.begin()
+            try:
+                yield connection
+                connection.commit()
+            except BaseException:
+                # After a fatal error there is no transaction left to roll back; the first error is the one to show.
+                with suppress(duckdb.Error):
+                    connection.rollback()
+                raise
+
+
+def _create(layout: StoreLayout) -> None:
+    """Put an empty database in place at once, so that no reader meets one without its tables."""
+    remove_stale_temporaries(layout.root)
+    orphan = layout.database.with_name(f"{layout.database.name}.wal")
+    if orphan.exists():
+        set_aside(layout, orphan, "a write-ahead log without its database, which was moved or removed")
+
+    def fill(path: Path) -> None:
+        with duckdb.connect(str(path), config=_config()) as connection:
+            _create_tables(connection)
+
+    try:
+        write_durably(layout.database, fill)
+    except duckdb.Error as error:
+        raise StorageError(f"The database {layout.database} cannot be made: {_first_line(error)}.") from error
+
+
+def _create_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    for statement in create_statements():
+        connection.execute(statement)
+
+
+@contextmanager
+def _opened(
+    layout: StoreLayout, *, read_only: bool, deadline: float, wait: float
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = _connect(layout, read_only, deadline, wait)
+    try:
+        _check_version(layout, connection)
+        yield connection
+    except duckdb.Error as error:
+        raise StorageError(
+            f"The database {layout.database} refused a statement, and nothing of it was kept: {_first_line(error)}."
+        ) from error
+    finally:
+        connection.close()
+
+
+def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float) -> duckdb.DuckDBPyConnection:
+    while True:
+        try:
+            return duckdb.connect(str(layout.database), read_only=read_only, config=_config())
+        except duckdb.Error as error:
+            holder = _holder(error)
+            if holder is None:
+                raise StorageError(
+                    f"The database {layout.database} cannot be opened and was left as it is: {_first_line(error)}; "
+                    f"if it is damaged, move it away and run the same command again, "
+                    f"which makes it anew from the completions in {layout.archive}."
+                ) from error
+            if time.monotonic() >= deadline:
+                raise StorageError(
+                    f"The database {layout.database} is held by {holder}, for longer than the {wait:g} s of waiting. "
+                    f"The completions are safe in {layout.archive} and {layout.journal}: "
+                    f"close that program's connection and run the same command again."
+                ) from error
+        time.sleep(_POLL)
+
+
+def _holder(error: duckdb.Error) -> str | None:
+    """Who keeps the database from being opened; None where the error is another one."""
+    if match := _HOLDER.search(str(error)):
+        return f"process {match['pid']} ({match['program']})"
+    if "Could not set lock" in str(error):
+        return "another process"
+    # DuckDB shares one instance within a process, and refuses to share it between reading and writing.
+    if isinstance(error, duckdb.ConnectionException) and "different configuration" in str(error):
+        return "this process itself, in another thread or an enclosing block"
+    return None
+
+
+def _check_version(layout: StoreLayout, connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        rows = connection.execute("select version from schema_version").fetchall()
+    except duckdb.CatalogException:
+        rows = []
+    if len(rows) != 1:
+        raise StorageError(
+            f"{layout.database} is a DuckDB database that this project did not make; it was left as it is. "
+            f"Move it away and run the same command again."
+        )
+    version = rows[0][0]
+    if version != SCHEMA_VERSION:
+        remedy = (
+            "update backtracking_assets"
+            if version > SCHEMA_VERSION
+            else f"move it away and run the same command again, which makes it anew from {layout.archive}"
+        )
+        raise StorageError(
+            f"The database {layout.database} has schema version {version}, and this release knows "
+            f"{SCHEMA_VERSION}; it was left as it is: {remedy}."
+        )
+
+
+def _config() -> dict[str, str | bool | int | float | list[str]]:
+    # The same everywhere: DuckDB refuses two connections of one process that differ in their settings.
+    return {"TimeZone": "UTC"}
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".!")

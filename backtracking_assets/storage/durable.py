@@ -1,0 +1,58 @@
+"""Writing a file so that it is either whole on disk or not there at all."""
+
+import os
+import re
+import socket
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from backtracking_assets.errors import StorageError
+
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[^@]+)@(?P<pid>\d+)\.[0-9a-f]{8}\.tmp(\.wal)?")
+
+
+def write_durably(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a temporary file in the same folder, then put that in the place of `path`.
+
+    The file is flushed to the disk before it is renamed and the folder after it, so that a power cut leaves the old
+    content or the new one. The temporary file of a writer that fails is removed; that of a writer that is killed is
+    left, never read, and removed by `remove_stale_temporaries`.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    # The name carries host and process so that another process can tell whether its writer still lives.
+    mark = f"{socket.gethostname()}@{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    temporary = path.with_name(f".{path.name}.{mark}.tmp")
+    try:
+        write(temporary)
+        _flush(temporary, os.O_RDWR)
+        temporary.replace(path)
+        _flush(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_stale_temporaries(folder: Path) -> int:
+    """Remove the temporary files that writers of this host left when they died; how many there were."""
+    removed = 0
+    for path in sorted(folder.glob(".*")):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match is None or match["host"] != socket.gethostname() or psutil.pid_exists(int(match["pid"])):
+            continue
+        path.unlink(missing_ok=True)
+        removed += 1
+    return removed
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

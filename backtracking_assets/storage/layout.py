@@ -1,0 +1,90 @@
+"""Where the files of one experiment stand."""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from backtracking_assets.errors import StorageError
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """Paths of one experiment's output folder; nothing exists on disk before `prepare`."""
+
+    root: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal"
+
+    @property
+    def archive(self) -> Path:
+        return self.root / "archive"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "backtracking.duckdb"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def set_aside(self) -> Path:
+        return self.root / "set_aside"
+
+    def journal_of(self, fingerprint: str) -> Path:
+        """Folder of one condition's plan and finished chunks."""
+        return self.journal / _checked(fingerprint)
+
+    def plan_of(self, fingerprint: str) -> Path:
+        return self.journal_of(fingerprint) / "plan.json"
+
+    def chunk_file(self, fingerprint: str, chunk_id: str) -> Path:
+        return self.journal_of(fingerprint) / f"{chunk_id}.parquet"
+
+    def archive_of(self, fingerprint: str) -> Path:
+        """File with every completion of one condition."""
+        return self.archive / f"{_checked(fingerprint)}.parquet"
+
+    def generation_lock_of(self, fingerprint: str) -> Path:
+        return self.locks / f"{_checked(fingerprint)}.lock"
+
+    @property
+    def database_lock(self) -> Path:
+        return self.locks / "database.lock"
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            StorageError: a folder cannot be made or written, found by writing into each.
+        """
+        for folder in (self.root, self.journal, self.archive, self.locks, self.reports, self.set_aside):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Permission bits do not tell: the file system may be read-only or full, and root passes every bit.
+                with tempfile.TemporaryFile(dir=folder) as probe:
+                    probe.write(b"probe")
+                    probe.flush()
+            except OSError as error:
+                in_the_way = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
+                reason = f"{in_the_way} is not a folder" if in_the_way else error.strerror or str(error)
+                raise StorageError(
+                    f"The output folder {folder} cannot be written ({reason}); "
+                    f"make it writable, or set BACKTRACKING_HOME to another folder."
+                ) from error
+
+
+def _checked(fingerprint: str) -> str:
+    """The fingerprint, refused unless it is one: it becomes a file name, and bundles come from elsewhere."""
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise StorageError(f"{fingerprint!r} is not a fingerprint: 64 hexadecimal digits were expected.")
+    return fingerprint
