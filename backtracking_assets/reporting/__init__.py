@@ -1,0 +1,1 @@
+"""Figures, tables and the two HTML reports: one of a cell, one of the whole sweep."""

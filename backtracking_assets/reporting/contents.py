@@ -1,0 +1,179 @@
+"""What a report is made from: frames of the shared schemas, and the facts around them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import pandas as pd
+
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.records import Cell, FinishReason, Verdict
+
+TriggerKind = Literal["strict", "relaxed"]
+Severity = Literal["error", "warning"]
+CellStatus = Literal["done", "partial", "missing"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The facts of an experiment that stand on every page."""
+
+    name: str
+    title: str
+    disclaimer: str
+    confidence: float
+    """Coverage of every interval in the frames, such as 0.95."""
+    n_problems: int
+    samples_per_problem: int
+    seeds: Mapping[str, int]
+    """Every seed of the study by what it decides, such as `sampling`."""
+
+    @property
+    def completions_per_cell(self) -> int:
+        return self.n_problems * self.samples_per_problem
+
+
+def study_of(experiment: Experiment) -> Study:
+    """The facts of an experiment that its reports show."""
+    seeds = {
+        "problems": experiment.problems.seed,
+        "sampling": experiment.sampling.seed,
+        "statistics": experiment.statistics.seed,
+    }
+    seeds |= {f"random controls of {control.of}": control.seed for control in experiment.controls.random}
+    return Study(
+        name=experiment.name,
+        title=experiment.title,
+        disclaimer=experiment.disclaimer,
+        confidence=experiment.statistics.confidence,
+        n_problems=experiment.problems.count,
+        samples_per_problem=experiment.problems.samples,
+        seeds=seeds,
+    )
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """One check of a cell and how it ended."""
+
+    name: str
+    passed: bool
+    severity: Severity
+    description: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One trigger in a completion's text."""
+
+    start: int
+    """Character at which the trigger starts."""
+    end: int
+    """Character after its last one."""
+    kind: TriggerKind
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion as a report shows it."""
+
+    text: str
+    events: tuple[Event, ...]
+    verdict: Verdict
+    finish_reason: FinishReason
+    degeneration_rule: str | None
+    """The rule that called it degenerate; None where none did."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A cell's completion beside the baseline's completion of the same problem and sample."""
+
+    cell: Cell
+    problem_id: str
+    sample_id: int
+    question: str
+    reference_answer: str
+    completion: Completion
+    baseline: Completion | None
+    no_baseline_because: str = ""
+    """Why there is no baseline completion; shown in its place."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the figures of a report come from and how to get them again."""
+
+    run_ids: tuple[str, ...]
+    devices: tuple[str, ...]
+    versions: Mapping[str, str]
+    """Version of each library that decides the results, by name."""
+    commit: str
+    command: str
+    """The shell command that makes the results again."""
+    generated_from: datetime | None
+    """When the first and the last chunk of completions was generated; None where there is none."""
+    generated_until: datetime | None
+    tokens_per_second: float | None
+    """Generated tokens per second of generation; None where it is not known."""
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """Contents of the page of one cell."""
+
+    study: Study
+    cell: Cell
+    components: tuple[str, ...]
+    """Such as `attention.15`; empty where the cell scales none."""
+    control_of: str | None
+    """The targeted subset that this random control is matched to."""
+    is_baseline: bool
+    fingerprint: str
+    condition: Mapping[str, Any]
+    """The condition as JSON values."""
+    problem_set_digest: str
+    primary_measure: str | None
+    """Name of the primary measure; None where only the strict rate can serve."""
+    metrics: pd.DataFrame
+    """Rows of `records.METRICS` of this cell."""
+    baseline_metrics: pd.DataFrame | None
+    """Rows of `records.METRICS` of the baseline; None where it is missing or is this cell."""
+    comparisons: pd.DataFrame | None
+    """Rows of `records.COMPARISONS` of this cell; None where there is nothing to compare with."""
+    checks: tuple[CheckOutcome, ...]
+    examples: tuple[Example, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of the plan and how far it is."""
+
+    cell: Cell
+    components: tuple[str, ...]
+    control_of: str | None
+    status: CellStatus
+    n_completions: int
+    """Completions that are there; the whole is `Study.completions_per_cell`."""
+    checks: tuple[CheckOutcome, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """Contents of the page of the whole sweep."""
+
+    study: Study
+    cells: tuple[PlannedCell, ...]
+    """Every cell of the plan, in its order."""
+    primary_measure: str | None
+    """Name of the primary measure; None where only the strict rate can serve."""
+    metrics: pd.DataFrame
+    """Rows of `records.METRICS`, at most one for each cell and measure."""
+    comparisons: pd.DataFrame
+    """Rows of `records.COMPARISONS`, at most one for each cell and measure."""
+    examples: tuple[Example, ...]
+    cells_digest: str
+    """Digest of the cells that the page was made from."""
+    provenance: Provenance

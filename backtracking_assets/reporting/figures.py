@@ -1,0 +1,300 @@
+"""Figures of a sweep and of a cell. Each function returns a matplotlib figure; `style.to_png` and `to_svg` write it.
+
+A missing cell is drawn as missing, never as zero, and an interval that could not be computed is left out.
+"""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from backtracking_assets.experiment import BASELINE_SCALE
+from backtracking_assets.measures import MEASURES, Measure
+from backtracking_assets.records import Cell
+from backtracking_assets.reporting.contents import CellReport, SweepReport
+from backtracking_assets.reporting.drawing import (
+    NARROW,
+    WIDE,
+    baseline_handles,
+    control_handles,
+    control_marker,
+    draw_baseline,
+    draw_point,
+    estimate_of,
+    missing_handle,
+    note_figure,
+    reach,
+    spread,
+    top_of_axis,
+    whisker_points,
+)
+from backtracking_assets.reporting.formats import format_number
+from backtracking_assets.reporting.labels import PointLabel, place_labels
+from backtracking_assets.reporting.measured import (
+    Measurement,
+    SweepIndex,
+    index_sweep,
+    measurements,
+    primary_measure,
+)
+from backtracking_assets.reporting.style import INK, MUTED, house_style, series_style, text_color
+
+_MAX_WHISKERS = 5
+"""Random controls of one subset from which on only their estimates are drawn."""
+
+_OVERVIEW = ("strict_rate", "accuracy", "wrong_step_share", "truncated_share", "degenerate_share")
+
+
+@house_style()
+def subset_bars(report: SweepReport, narrow: bool = False) -> Figure:
+    """The primary measure and the strict rate of every targeted subset at the lowest scale, normally 0.
+
+    Bars with intervals; the baseline is a line and a band, the random controls are circles under the bar of the subset
+    that they are matched to, crosses where they break the arithmetic.
+    """
+    index = index_sweep(report)
+    lowest = index.lowest_scale
+    cells = (
+        [] if lowest is None else [cell for name in index.targeted() if (cell := Cell(name, lowest)) in index.planned]
+    )
+    if not cells:
+        return note_figure("No targeted subset is planned below scale 1.", narrow)
+    shown = list(dict.fromkeys((index.primary, MEASURES["strict_rate"])))
+    height = 0.5 * len(cells) + 0.5
+    figure = Figure(
+        figsize=(NARROW, height * len(shown) + 1.1) if narrow else (WIDE, height + 0.7), layout="constrained"
+    )
+    grid = figure.subplots(len(shown) if narrow else 1, 1 if narrow else len(shown), squeeze=False).ravel()
+    for position, (axes, measure) in enumerate(zip(grid, shown, strict=True)):
+        _bar_panel(axes, index, cells, measure)
+        if position and not narrow:
+            axes.set_yticklabels([])
+    handles: list[Artist] = [Patch(color=series_style(0)[0], label=f"subset at scale {lowest:g}")]
+    handles += baseline_handles(index, index.primary)
+    handles += control_handles(index, [c for c in index.controls() if c.cell.scale == lowest], index.primary)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else len(handles))
+    return figure
+
+
+@house_style()
+def dose_response(report: SweepReport, metric: str | None = None, narrow: bool = False) -> Figure:
+    """One measure (the primary one unless named) against scale, one panel for each targeted subset.
+
+    The baseline is the shared point at scale 1; a cell that is not measured is a gray cross on the axis and breaks the
+    line.
+
+    Raises:
+        ValueError: there is no measure of that name.
+    """
+    index = index_sweep(report)
+    measure = index.primary if metric is None else primary_measure(metric)
+    names = index.targeted()
+    if not names:
+        return note_figure("No targeted subset is planned.", narrow)
+    columns = min(len(names), 2 if narrow else 5)
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(NARROW if narrow else WIDE, 1.65 * rows + 0.85), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    top = top_of_axis(index, measure, [*index.planned])
+    for position, (axes, name) in enumerate(zip(grid, names, strict=False)):
+        _dose_panel(axes, index, name, measure, series_style(position))
+        axes.set_ylim(-0.03 * top, top)
+        if position + columns >= len(names):
+            axes.set_xlabel("scale")
+            axes.tick_params(labelbottom=True)
+        if position % columns == 0:
+            axes.set_ylabel(measure.label, fontsize=8)
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    handles: list[Artist] = [
+        Line2D([], [], color=MUTED, marker="o", markersize=5, label="subset"),
+        *baseline_handles(index, measure),
+        *control_handles(index, index.controls(), measure),
+    ]
+    drawn = [cell for cell in index.planned if cell.layer_subset in names and cell.scale != BASELINE_SCALE]
+    if any(estimate_of(index.value(cell, measure.name)) is None for cell in drawn):
+        handles.append(missing_handle())
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else len(handles))
+    return figure
+
+
+@house_style()
+def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> Figure:
+    """The primary measure against accuracy, a point with both intervals for every measured cell.
+
+    The points of one subset are joined in the order of their scales, from the baseline on; a number beside a point is
+    its scale.
+    """
+    index = index_sweep(report)
+    accuracy = MEASURES["accuracy"]
+    points = {cell: found for cell in index.planned if (found := _point(index, cell, accuracy)) is not None}
+    points = {cell: found for cell, found in points.items() if cell.scale != BASELINE_SCALE}
+    baseline = _pair(index.baseline(accuracy.name), index.baseline(index.primary.name))
+    if not points and baseline is None:
+        return note_figure("No cell has been measured yet.", narrow)
+    figure = Figure(figsize=(NARROW, 4.2) if narrow else (WIDE, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(True)
+    axes.set(xlabel=accuracy.label, ylabel=index.primary.label)
+    labels: list[PointLabel] = []
+    for position, name in enumerate(index.targeted()):
+        color, marker = series_style(position)
+        own = sorted((cell for cell in points if cell.layer_subset == name), key=lambda cell: -cell.scale)
+        path = [_place(pair) for pair in (baseline, *(points[cell] for cell in own)) if pair is not None]
+        axes.plot([x for x, _ in path], [y for _, y in path], color=color, linewidth=1.2, alpha=0.5, zorder=1)
+        for cell in own:
+            is_last = cell == own[-1]
+            _draw_pair(axes, points[cell], color, marker, size=7 if is_last else 4.5, alpha=1 if is_last else 0.6)
+            text = f"{name} {cell.scale:g}" if is_last else f"{cell.scale:g}"
+            labels.append(PointLabel(text, *_place(points[cell]), text_color(color), needed=is_last))
+    for control in index.controls():
+        if control.cell in points:
+            _draw_pair(axes, points[control.cell], MUTED, control_marker(index, control), size=5.5, alpha=0.8)
+            text = control.cell.layer_subset.partition("_of_")[0]
+            labels.append(PointLabel(text, *_place(points[control.cell]), MUTED))
+    drawn = [*points.values()]
+    if baseline is not None:
+        _draw_pair(axes, baseline, INK, "D", size=7, alpha=1)
+        labels.append(PointLabel("baseline", *_place(baseline), INK))
+        drawn.append(baseline)
+    axes.margins(0.1)
+    labels.sort(key=lambda label: not label.needed)
+    place_labels(axes, labels, [place for pair in drawn for place in whisker_points(*pair)])
+    return figure
+
+
+@house_style()
+def cell_overview(report: CellReport) -> Figure:
+    """The main shares of one cell beside the baseline's, as points with intervals; small enough for a catalog page."""
+    own = {name: value for (cell, name), value in measurements(report.metrics).items() if cell == report.cell}
+    baseline: dict[str, Measurement] = {}
+    if report.baseline_metrics is not None:
+        baseline = {name: value for (_, name), value in measurements(report.baseline_metrics).items()}
+    leading = primary_measure(report.primary_measure)
+    shown = [
+        measure
+        for measure in dict.fromkeys((leading, *(MEASURES[name] for name in _OVERVIEW)))
+        if measure.unit == "share" and (not measure.needs_steps or estimate_of(own.get(measure.name)) is not None)
+    ]
+    figure = Figure(figsize=(5.6, 0.32 * len(shown) + 0.75), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(True, axis="x")
+    for y, measure in enumerate(shown):
+        reference, value = baseline.get(measure.name), own.get(measure.name)
+        if reference is not None and reference.estimate is not None:
+            draw_point(axes, reference.estimate, y + 0.17, INK, "D", reach(reference), size=4.5, hollow=True)
+        if value is None or value.estimate is None:
+            axes.text(0.01, y - 0.17, "not measured", color=MUTED, style="italic", va="center", fontsize=8)
+            continue
+        draw_point(axes, value.estimate, y - (0.17 if baseline else 0), series_style(0)[0], "o", reach(value))
+        _margin_number(axes, y, value.estimate, measure)
+    axes.set(yticks=range(len(shown)), yticklabels=[measure.label for measure in shown], xlim=(-0.02, 1.02))
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    handles: list[Artist] = [
+        Line2D([], [], color=series_style(0)[0], marker="o", linestyle="none", label=str(report.cell))
+    ]
+    if baseline:
+        handles.append(
+            Line2D([], [], color=INK, marker="D", mfc="white", markersize=5, linestyle="none", label="baseline")
+        )
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _bar_panel(axes: Axes, index: SweepIndex, cells: Sequence[Cell], measure: Measure) -> None:
+    axes.set_title(measure.label)
+    axes.grid(True, axis="x")
+    draw_baseline(axes, index.baseline(measure.name), vertical=True)
+    drawn = list(cells)
+    for y, cell in enumerate(cells):
+        controls = [control for control in index.controls(cell.layer_subset) if control.cell.scale == cell.scale]
+        drawn += [control.cell for control in controls]
+        center = y - 0.12 if controls else y
+        value = index.value(cell, measure.name)
+        if value is None or value.estimate is None:
+            axes.text(0.01, center, "not measured", color=MUTED, style="italic", va="center", fontsize=8)
+        else:
+            axes.barh(center, value.estimate, height=0.44, color=series_style(0)[0])
+            draw_point(axes, value.estimate, center, INK, "none", reach(value))
+            _margin_number(axes, center, value.estimate, measure)
+        for control, offset in zip(controls, spread(len(controls), 0.22), strict=True):
+            found = index.value(control.cell, measure.name)
+            if found is not None and found.estimate is not None:
+                whiskers = reach(found) if len(controls) <= _MAX_WHISKERS else None
+                marker = control_marker(index, control)
+                draw_point(axes, found.estimate, y + 0.2 + offset, MUTED, marker, whiskers, size=4, hollow=True, cap=2)
+    axes.set(yticks=range(len(cells)), yticklabels=[cell.layer_subset for cell in cells])
+    axes.set(xlim=(0, top_of_axis(index, measure, drawn)), ylim=(len(cells) - 0.45, -0.55))
+    axes.tick_params(axis="y", length=0)
+
+
+def _dose_panel(axes: Axes, index: SweepIndex, name: str, measure: Measure, look: tuple[str, str]) -> None:
+    color, marker = look
+    axes.set_title(name, fontsize=8.5)
+    axes.grid(True)
+    baseline = index.baseline(measure.name)
+    draw_baseline(axes, baseline, vertical=False)
+    below = [cell for cell in index.planned if cell.layer_subset == name and cell.scale != BASELINE_SCALE]
+    values = {cell.scale: index.value(cell, measure.name) for cell in below} | {BASELINE_SCALE: baseline}
+    estimates = {scale: estimate_of(value) for scale, value in sorted(values.items())}
+    axes.plot([*estimates], [math.nan if y is None else y for y in estimates.values()], color=color, linewidth=1.6)
+    for scale, value in values.items():
+        if value is None or value.estimate is None:
+            axes.plot(scale, 0.035, "x", color=MUTED, markersize=5, transform=axes.get_xaxis_transform())
+            continue
+        own = (INK, "D") if scale == BASELINE_SCALE else (color, marker)
+        draw_point(axes, scale, value.estimate, *own, y_reach=reach(value), size=4.5)
+    controls = index.controls(name)
+    for control, offset in zip(controls, spread(len(controls), 0.1), strict=True):
+        value = index.value(control.cell, measure.name)
+        if value is not None and value.estimate is not None:
+            marker = control_marker(index, control)
+            # Beside their scale, so that they do not lie on the subset's own point.
+            draw_point(axes, control.cell.scale + 0.05 + offset, value.estimate, MUTED, marker, size=4, hollow=True)
+    axes.set(xticks=[0, 0.5, 1], xlim=(min([0.0, *estimates]) - 0.07, max([1.0, *estimates]) + 0.07))
+    axes.set_xticklabels(["0", "0.5", "1"])
+
+
+def _margin_number(axes: Axes, y: float, estimate: float, measure: Measure) -> None:
+    """The estimate in figures, at the right of its row."""
+    axes.text(1.015, y, format_number(estimate, measure), va="center", fontsize=8, transform=axes.get_yaxis_transform())
+
+
+_Pair = tuple[Measurement, Measurement]
+
+
+def _point(index: SweepIndex, cell: Cell, x_measure: Measure) -> _Pair | None:
+    return _pair(index.value(cell, x_measure.name), index.value(cell, index.primary.name))
+
+
+def _pair(x: Measurement | None, y: Measurement | None) -> _Pair | None:
+    """Both measurements where both have an estimate."""
+    if x is None or y is None or x.estimate is None or y.estimate is None:
+        return None
+    return x, y
+
+
+def _place(pair: _Pair) -> tuple[float, float]:
+    x, y = (value.estimate if value.estimate is not None else math.nan for value in pair)
+    return x, y
+
+
+def _draw_pair(axes: Axes, pair: _Pair, color: str, marker: str, size: float, alpha: float) -> None:
+    draw_point(
+        axes,
+        *_place(pair),
+        color,
+        marker,
+        reach(pair[0]),
+        reach(pair[1]),
+        size=size,
+        cap=0,
+        line_width=0.9,
+        edge="white",
+        alpha=alpha,
+    )
