@@ -1,0 +1,1 @@
+"""What completions say: answers, triggers, steps, degeneration, and the statistics of cells."""
