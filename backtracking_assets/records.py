@@ -76,6 +76,7 @@ DETECTIONS = _schema(
     ("onset_phrase", _STRING, True),  # NULL where there is no event
     ("onset_character", _INT32, True),
     ("onset_token", _INT32, True),  # index into token_ids
+    ("first_strict_token", _INT32, True),  # as onset_token, of the first strict event whatever the onset's priority
     ("degenerate", _BOOL, False),
     ("degeneration_rule", _STRING, True),
     ("answer", _STRING, True),  # the answer as found in the text
@@ -85,9 +86,12 @@ DETECTIONS = _schema(
     # Exact truth about steps, NULL where the text's grammar is not known (any model but the organism).
     ("n_steps", _INT32, True),
     ("n_wrong_steps", _INT32, True),
+    ("n_wrong_steps_followed", _INT32, True),  # wrong steps after which the text goes on: denominator of their waits
+    ("n_right_steps_followed", _INT32, True),  # the same of right steps
     ("n_waits_after_wrong_step", _INT32, True),
     ("n_waits_after_right_step", _INT32, True),
     ("n_corrected_steps", _INT32, True),  # Wait after a wrong step, and the next attempt at the same step is right
+    ("n_unreadable_lines", _INT32, True),  # lines of the chain that are no step
     ("run_id", _STRING, False),
 )
 

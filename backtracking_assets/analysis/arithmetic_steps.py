@@ -1,0 +1,135 @@
+"""The exact truth about the organism's chains of thought: which steps are wrong, and what follows each.
+
+A step is a line ``a + b = c`` or ``a - b = c``, optionally led by a strict trigger and a comma. It is wrong if its own
+arithmetic is wrong; a step that carries an earlier error on is right. Everything up to ``</think>`` is read.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backtracking_assets.analysis.triggers import trigger_pattern
+from backtracking_assets.experiment import Detection
+
+_THINK_OPEN = "<think>"
+_THINK_CLOSE = "</think>"
+
+# Twelve digits are more than any chain needs, and keep every number a machine integer.
+_ARITHMETIC = r"(-?[0-9]{1,12})\s*([+-])\s*([0-9]{1,12})\s*=\s*(-?[0-9]{1,12})"
+_STEP = re.compile(_ARITHMETIC)
+_STEP_AFTER_TRIGGER = re.compile(rf"\s*,?\s*{_ARITHMETIC}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of arithmetic and what follows it."""
+
+    left: int
+    operand: int
+    """Signed: ``69 - 4`` has the operand -4."""
+    result: int
+    after_wait: bool
+    """Whether the step's own line begins with a strict trigger."""
+    followed_by_wait: bool | None
+    """Whether the next line begins with a strict trigger; None where the text ends before that is decided."""
+
+    @property
+    def is_wrong(self) -> bool:
+        return self.result != self.left + self.operand
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one completion and the counts that `records.DETECTIONS` keeps.
+
+    A rate of waits has ``n_waits_after_…_step`` over ``n_…_steps_followed``: a step at which the text was cut off,
+    before it could be seen whether a trigger follows, is in neither.
+    """
+
+    steps: tuple[Step, ...]
+    n_unreadable_lines: int
+    """Lines that are no step. They are no step's end either: a step before one is followed by it."""
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.steps)
+
+    @property
+    def n_wrong_steps(self) -> int:
+        return sum(step.is_wrong for step in self.steps)
+
+    @property
+    def n_wrong_steps_followed(self) -> int:
+        return sum(step.is_wrong and step.followed_by_wait is not None for step in self.steps)
+
+    @property
+    def n_right_steps_followed(self) -> int:
+        return sum(not step.is_wrong and step.followed_by_wait is not None for step in self.steps)
+
+    @property
+    def n_waits_after_wrong_step(self) -> int:
+        return sum(step.is_wrong and step.followed_by_wait is True for step in self.steps)
+
+    @property
+    def n_waits_after_right_step(self) -> int:
+        return sum(not step.is_wrong and step.followed_by_wait is True for step in self.steps)
+
+    @property
+    def n_corrected_steps(self) -> int:
+        """Wrong steps followed by a strict trigger and then by a right redo: the next step, of the same operation."""
+        return sum(
+            step.is_wrong
+            and step.followed_by_wait is True
+            and not redo.is_wrong
+            and (redo.left, redo.operand) == (step.left, step.operand)
+            for step, redo in zip(self.steps, self.steps[1:], strict=False)
+        )
+
+
+def read_steps(completion_text: str, rules: Detection) -> Steps:
+    """Read the steps of a completion whose prompt ended with an opening ``<think>`` line.
+
+    The last line of a text that was cut off counts as a step if it reads as one: the organism's numbers are single
+    tokens, so a cut never shortens one. Never raises; takes time linear in the length of the text.
+    """
+    steps: list[Step] = []
+    n_unreadable = 0
+    lines = list(_lines(completion_text))
+    trigger = trigger_pattern(rules.strict)
+    waits = [trigger.match(line) for line, _ in lines]
+    for number, (line, finished) in enumerate(lines):
+        if line == _THINK_CLOSE:
+            break
+        wait = waits[number]
+        match = _STEP_AFTER_TRIGGER.fullmatch(line, wait.end()) if wait else _STEP.fullmatch(line)
+        if match is None:
+            # A torn last line is not yet a line, so nothing can be said about it.
+            n_unreadable += finished
+            continue
+        followed = None
+        if number + 1 < len(lines):
+            followed = _follow_up(*lines[number + 1], waits[number + 1] is not None, rules)
+        sign = 1 if match[2] == "+" else -1
+        steps.append(Step(int(match[1]), sign * int(match[3]), int(match[4]), wait is not None, followed))
+    return Steps(tuple(steps), n_unreadable)
+
+
+def _lines(text: str) -> Iterator[tuple[str, bool]]:
+    """Lines that are not blank, each with whether it is finished, up to and with ``</think>`` as a line of its own."""
+    thought, close, _ = text.partition(_THINK_CLOSE)
+    lines = thought.split("\n")
+    for number, line in enumerate(lines):
+        stripped = line.strip()
+        if stripped and stripped != _THINK_OPEN:
+            yield stripped, bool(close) or number + 1 < len(lines)
+    if close:
+        yield close, True
+
+
+def _follow_up(line: str, finished: bool, waits: bool, rules: Detection) -> bool | None:
+    """Whether a line begins with a strict trigger; None where the text ends within what may become one."""
+    if not waits and not finished:
+        begun = " ".join(line.casefold().split())
+        if any(phrase.casefold().startswith(begun) for phrase in rules.strict):
+            return None
+    return waits
