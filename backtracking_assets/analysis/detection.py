@@ -1,0 +1,130 @@
+"""Reading every completion of a table: triggers, degeneration, answer and steps, one row of DETECTIONS each."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from backtracking_assets import conditions
+from backtracking_assets.analysis.answers import judge, warm_up
+from backtracking_assets.analysis.arithmetic_steps import read_steps
+from backtracking_assets.analysis.degeneration import degeneration_rule
+from backtracking_assets.analysis.triggers import find_events, onset, token_at
+from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.experiment import Detection
+from backtracking_assets.records import DETECTIONS, Problem
+
+DETECTION_VERSION = "1"
+"""Raised whenever a change of this package changes what is read from a completion."""
+
+STEP_COLUMNS = (
+    "n_steps",
+    "n_wrong_steps",
+    "n_wrong_steps_followed",
+    "n_right_steps_followed",
+    "n_waits_after_wrong_step",
+    "n_waits_after_right_step",
+    "n_corrected_steps",
+    "n_unreadable_lines",
+)
+
+
+def rules_digest(rules: Detection) -> str:
+    """Hexadecimal sha256 of the rules and of the version of the code that applies them."""
+    return conditions.digest({"version": DETECTION_VERSION, "rules": rules.model_dump(mode="json")})
+
+
+def detect(completions: pa.Table, problems: Mapping[str, Problem], rules: Detection, *, run_id: str) -> pa.Table:
+    """Read completions.
+
+    Every text gets a row: what is read from it is bounded and never raises.
+
+    Returns:
+        A table with the schema DETECTIONS, in the order of problem_id, sample_id and fingerprint.
+
+    Raises:
+        BacktrackingError: a completion's problem is not among ``problems``, or its tokens do not cover its text.
+    """
+    _refuse_unknown_problems(completions, problems)
+    warm_up()
+    ordered = completions.sort_by([(name, "ascending") for name in ("problem_id", "sample_id", "fingerprint")])
+    names = ("fingerprint", "problem_id", "sample_id", "text", "finish_reason")
+    columns = [ordered.column(name).to_pylist() for name in names]
+    digest = rules_digest(rules)
+    rows = [
+        {
+            "fingerprint": fingerprint,
+            "problem_id": problem_id,
+            "sample_id": sample_id,
+            "rules_digest": digest,
+            "truncated": finish_reason == "length",
+            "run_id": run_id,
+            **_read(text, token_ids, token_starts, problems[problem_id], rules),
+        }
+        for fingerprint, problem_id, sample_id, text, finish_reason, token_ids, token_starts in zip(
+            *columns, _lists(ordered, "token_ids"), _lists(ordered, "token_starts"), strict=True
+        )
+    ]
+    return pa.Table.from_pylist(rows, schema=DETECTIONS)
+
+
+def _read(
+    text: str,
+    token_ids: npt.NDArray[np.int32],
+    token_starts: npt.NDArray[np.int32],
+    problem: Problem,
+    rules: Detection,
+) -> dict[str, Any]:
+    events = find_events(text, rules)
+    strict = [event for event in events if event.kind == "strict"]
+    first = onset(events, rules)
+    rule = degeneration_rule(text, token_ids, rules)
+    answer = judge(text, problem.answer, rules.answer_marker)
+    steps = read_steps(text, rules) if rules.steps == "arithmetic_chain" else None
+    return {
+        "has_strict": bool(strict),
+        "has_relaxed": bool(events),
+        "n_strict": len(strict),
+        "n_relaxed": len(events),
+        "onset_phrase": first.phrase if first else None,
+        "onset_character": first.start if first else None,
+        "onset_token": _token(token_starts, first.start, problem) if first else None,
+        "first_strict_token": _token(token_starts, strict[0].start, problem) if strict else None,
+        "degenerate": rule is not None,
+        "degeneration_rule": rule,
+        "answer": answer.found,
+        "verdict": answer.verdict,
+        "correct": answer.verdict == "correct",
+        **{name: None if steps is None else getattr(steps, name) for name in STEP_COLUMNS},
+    }
+
+
+def _token(token_starts: npt.NDArray[np.int32], character: int, problem: Problem) -> int:
+    try:
+        return token_at(token_starts.tolist(), character)
+    except ValueError as error:
+        raise BacktrackingError(
+            f"A completion of problem {problem.problem_id!r} has text that no token starts before: {error}; "
+            "its row is damaged, generate the cell anew."
+        ) from error
+
+
+def _refuse_unknown_problems(completions: pa.Table, problems: Mapping[str, Problem]) -> None:
+    unknown = sorted(set(completions.column("problem_id").unique().to_pylist()) - problems.keys())
+    if unknown:
+        raise BacktrackingError(
+            f"Completions belong to {len(unknown)} problems that are not in the problem set, "
+            f"the first is {unknown[0]!r}; detect them with the problem file that they were generated from."
+        )
+
+
+def _lists(table: pa.Table, name: str) -> list[npt.NDArray[np.int32]]:
+    """A list column as one array a row, without making a Python object of every number."""
+    arrays: list[npt.NDArray[np.int32]] = []
+    for chunk in table.column(name).chunks:
+        values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        arrays += [values[start:end] for start, end in pairwise(offsets)]
+    return arrays
