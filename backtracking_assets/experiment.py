@@ -210,6 +210,20 @@ class Statistics(_Strict):
     seed: int = 0
 
 
+class Checks(_Strict):
+    """From where on a cell's checks warn or fail."""
+
+    accuracy_above_shuffled: Literal["block", "warn"] = "block"
+    """What happens at the baseline if accuracy is not above accuracy against shuffled answers: such a table of answers
+    may be joined wrongly. `warn` is for models that cannot solve the problems at all."""
+    truncated_share: Annotated[Finite, Field(ge=0, le=1)] = 0.2
+    """Warn if more than this share of a cell's completions ended at the token cap."""
+    degenerate_share: Annotated[Finite, Field(ge=0, le=1)] = 0.05
+    """Warn if more than this share of a cell's completions is degenerate."""
+    no_answer_share: Annotated[Finite, Field(ge=0, le=1)] = 0.2
+    """Warn if no answer was found in more than this share of a cell's completions."""
+
+
 class Experiment(_Strict):
     """One study: everything that decides its results."""
 
@@ -229,6 +243,7 @@ class Experiment(_Strict):
     plan: Annotated[tuple[PlanEntry, ...], Field(min_length=1)]
     detection: Detection
     statistics: Statistics = Statistics()
+    checks: Checks = Checks()
 
     _source: Path | None = PrivateAttr(default=None)
 

@@ -11,11 +11,14 @@ from backtracking_assets.experiment import Experiment, HubDataset, ProblemSource
 from backtracking_assets.records import Problem
 
 
-def load_problems(experiment: Experiment) -> tuple[Problem, ...]:
+def load_problems(experiment: Experiment, *, download: bool = True) -> tuple[Problem, ...]:
     """The problems of an experiment, in the order in which they are asked.
 
     A problem is drawn by the hash of (seed, id): of a file to which problems are appended, the draw displaces as few as
     possible, and never depends on the order of the lines.
+
+    Args:
+        download: whether a data set that is not on this machine is fetched from the hub.
 
     Raises:
         ProblemFileError: the source is missing, malformed (the line is named), or holds too few problems.
@@ -26,7 +29,7 @@ def load_problems(experiment: Experiment) -> tuple[Problem, ...]:
         place, rows = str(path), _jsonl_rows(path)
     else:
         assert source.hub is not None
-        place, rows = f"data set {source.hub.dataset}", _hub_rows(source.hub)
+        place, rows = f"data set {source.hub.dataset}", _hub_rows(source.hub, download)
     problems = tuple(_problems(rows, source, place))
     if len(problems) < source.count:
         raise ProblemFileError(
@@ -109,7 +112,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield where, row
 
 
-def _hub_rows(hub: HubDataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _hub_rows(hub: HubDataset, download: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from huggingface_hub import snapshot_download
@@ -120,10 +123,15 @@ def _hub_rows(hub: HubDataset) -> Iterator[tuple[str, Mapping[str, Any]]]:
         "repo_type": "dataset",
         "revision": hub.revision,
         "allow_patterns": [f"{hub.config}/{hub.split}-*.parquet"],
+        "local_files_only": not download,
     }
     try:
         folder = Path(snapshot_download(**arguments))  # what is here already is not fetched again
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if not download:
+            raise ProblemFileError(
+                f"The data set {hub.dataset} is not on this machine yet; the first sweep downloads it."
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ProblemFileError(
             f"The data set {hub.dataset} could not be downloaded: {reason} "

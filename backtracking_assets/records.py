@@ -15,6 +15,15 @@ FinishReason = Literal["eos", "length", "non_finite"]
 
 Verdict = Literal["correct", "wrong", "no_answer"]
 
+
+def decode_steps(n_tokens: int, finish_reason: str) -> int:
+    """Decode steps behind a completion: prefill predicts the first token, each step one more.
+
+    A completion that ended on non-finite logits went through the step that gave them, and has no token from it.
+    """
+    return n_tokens if finish_reason == "non_finite" else max(n_tokens - 1, 0)
+
+
 COMPLETION_KEY = ("fingerprint", "problem_id", "sample_id")
 
 
@@ -127,5 +136,16 @@ COMPARISONS = _schema(
     ("n_pairs", _INT64, False),
     ("n_problems", _INT64, False),
     ("method", _STRING, False),
+    ("run_id", _STRING, False),
+)
+
+CHECKS = _schema(
+    ("layer_subset", _STRING, False),
+    ("scale", _DOUBLE, False),
+    ("asset", _STRING, False),  # generations, detections or metrics
+    ("name", _STRING, False),
+    ("passed", _BOOL, False),
+    ("severity", _STRING, False),  # error or warning
+    ("description", _STRING, False),  # what was found, with figures
     ("run_id", _STRING, False),
 )

@@ -18,7 +18,7 @@ from backtracking_assets.experiment import Sampling
 from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
 from backtracking_assets.models.sampling import row_keys, sample
 from backtracking_assets.models.slot_cache import SlotCache, left_padded
-from backtracking_assets.records import FinishReason
+from backtracking_assets.records import FinishReason, decode_steps
 
 _COMPACT_BELOW = 0.75
 """Rows that ended are dropped from the batch once fewer than this share of its rows are still decoding."""
@@ -42,6 +42,11 @@ class Generated:
     finish_reason: FinishReason
     n_firings: int
     """Scaled components, summed over the decode steps that this completion took part in."""
+
+    @property
+    def n_decode_steps(self) -> int:
+        """Decode steps that this completion took part in."""
+        return decode_steps(len(self.token_ids), self.finish_reason)
 
 
 @dataclass(frozen=True)

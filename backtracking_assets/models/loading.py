@@ -1,6 +1,7 @@
 """Loading a checked checkpoint into memory: model, tokenizer, stop tokens."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from backtracking_assets.experiment import Experiment
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
 from backtracking_assets.models.interventions import component_module
 from backtracking_assets.models.slot_cache import ATTENTION
+from backtracking_assets.records import Problem
 
 
 @dataclass(frozen=True)
@@ -87,28 +89,44 @@ def load_tokenizer(folder: Path, round_trip: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerFast, experiment: Experiment, question: str
-) -> tuple[str, tuple[int, ...]]:
-    """The prompt of a question under the experiment's variant: its exact text and its token ids.
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads before its first new token."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def make_prompts(
+    tokenizer: PreTrainedTokenizerFast, experiment: Experiment, problems: Iterable[Problem]
+) -> dict[str, Prompt]:
+    """The prompt of each problem under the experiment's variant, by problem id.
 
     Raises:
         CheckpointError: the experiment wants a chat template and the checkpoint has none.
     """
-    text = experiment.prompting.user_text(question)
-    if not experiment.prompting.chat_template:
-        return text, tuple(tokenizer.encode(text, add_special_tokens=True))
-    if tokenizer.chat_template is None:
+    if experiment.prompting.chat_template and tokenizer.chat_template is None:
         raise CheckpointError(
             f"{experiment.source} sets prompting.chat_template and the checkpoint's tokenizer has no chat template."
         )
+    return {problem.problem_id: _prompt(tokenizer, experiment, problem.question) for problem in problems}
+
+
+def _prompt(tokenizer: PreTrainedTokenizerFast, experiment: Experiment, question: str) -> Prompt:
+    text = experiment.prompting.user_text(question)
+    if not experiment.prompting.chat_template:
+        return Prompt(text, tuple(tokenizer.encode(text, add_special_tokens=True)))
     messages = [{"role": "user", "content": text}]
     if experiment.prompting.system is not None:
         messages.insert(0, {"role": "system", "content": experiment.prompting.system})
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert isinstance(text, str)
     # The template writes the special tokens itself.
-    return text, tuple(tokenizer.encode(text, add_special_tokens=False))
+    return Prompt(text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

@@ -1,0 +1,185 @@
+"""Checks on every cell: what must hold, what deserves a warning, and the figures behind each verdict."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from backtracking_assets.assets.identity import Identity
+from backtracking_assets.conditions import Condition
+from backtracking_assets.experiment import BASELINE_SCALE, Checks, Experiment
+from backtracking_assets.partitions import grid_partitions
+from backtracking_assets.records import CHECKS, Cell, decode_steps
+from backtracking_assets.reporting.contents import CheckOutcome
+
+SPECS: dict[str, dict[str, str]] = {
+    "generations": {
+        "exact_rows": "As many completions as the experiment plans, each key once.",
+        "interventions_fired": "Every scaled component fired once in every decode step of every completion.",
+        "identity_at_scale_1": "With hooks at scale 1.0, completions equal those without hooks token by token.",
+        "finite_logits": "No completion ended on NaN or infinite logits.",
+        "not_truncated": "Few completions ended at the token cap.",
+        "completions_vary": "The samples of a problem are not all the same text (at a temperature above 0).",
+    },
+    "detections": {
+        "not_degenerate": "Few completions loop or break down.",
+        "answers_found": "An answer was found in most completions.",
+    },
+    "metrics": {
+        "accuracy_above_shuffled": "Accuracy is above accuracy against shuffled answers; otherwise answers may be "
+        "joined to the wrong problems. Fails the baseline, informs elsewhere.",
+    },
+}
+"""Names and meanings of the checks of each cell asset."""
+
+
+def check_specs(experiment: Experiment, asset: str) -> list[dg.AssetCheckSpec]:
+    """Specs of an asset's checks; partitioned, or Dagster would not record them by cell."""
+    return [
+        dg.AssetCheckSpec(
+            name, asset=[experiment.name, asset], description=description, partitions_def=grid_partitions(experiment)
+        )
+        for name, description in SPECS[asset].items()
+    ]
+
+
+def check_results(outcomes: Sequence[CheckOutcome]) -> list[dg.AssetCheckResult]:
+    """The outcomes as Dagster records them."""
+    severity = {"error": dg.AssetCheckSeverity.ERROR, "warning": dg.AssetCheckSeverity.WARN}
+    return [
+        dg.AssetCheckResult(
+            check_name=outcome.name,
+            passed=outcome.passed,
+            severity=severity[outcome.severity],
+            description=outcome.description,
+        )
+        for outcome in outcomes
+    ]
+
+
+def fail_on_errors(cell: Cell, outcomes: Sequence[CheckOutcome]) -> None:
+    """Raise if a check that must hold does not: a failed blocking check alone would leave the cell green in Dagster.
+
+    Raises:
+        dg.Failure: with the descriptions of all failed checks.
+    """
+    failed = [outcome for outcome in outcomes if outcome.severity == "error" and not outcome.passed]
+    if failed:
+        reasons = "; ".join(f"{outcome.name}: {outcome.description}" for outcome in failed)
+        raise dg.Failure(description=f"Cell {cell} fails a check that must hold. {reasons}", allow_retries=False)
+
+
+def checks_table(cell: Cell, asset: str, outcomes: Sequence[CheckOutcome], run_id: str) -> pa.Table:
+    """The outcomes as rows of `records.CHECKS`."""
+    rows = [
+        {
+            "layer_subset": cell.layer_subset,
+            "scale": cell.scale,
+            "asset": asset,
+            "name": outcome.name,
+            "passed": outcome.passed,
+            "severity": outcome.severity,
+            "description": outcome.description,
+            "run_id": run_id,
+        }
+        for outcome in outcomes
+    ]
+    return pa.Table.from_pylist(rows, schema=CHECKS)
+
+
+def generation_checks(
+    experiment: Experiment, condition: Condition, completions: pa.Table, identity: Identity
+) -> list[CheckOutcome]:
+    """Checks of a cell's completions, given as rows of `records.COMPLETIONS`."""
+    n, planned = completions.num_rows, experiment.completions_per_cell
+    keys = set(zip(completions["problem_id"].to_pylist(), completions["sample_id"].to_pylist(), strict=True))
+    n_components = len(condition.intervention.components) if condition.intervention else 0
+    counts = zip(*(completions[name].to_pylist() for name in ("n_firings", "n_tokens", "finish_reason")), strict=True)
+    wrong_firings = sum(firings != n_components * decode_steps(tokens, reason) for firings, tokens, reason in counts)
+    non_finite = _count(completions, "finish_reason", "non_finite")
+    return [
+        _must("exact_rows", len(keys) == n == planned, f"{n} completions with {len(keys)} keys, {planned} planned."),
+        _must(
+            "interventions_fired",
+            wrong_firings == 0,
+            f"{n_components} components; {wrong_firings} of {n} completions have another number of firings than "
+            "components x decode steps.",
+        ),
+        _must(
+            "identity_at_scale_1",
+            identity.holds,
+            f"{identity.n_equal} of {identity.n_completions} probed completions are equal with hooks at scale 1.0; "
+            f"{'all' if identity.fired else 'not all'} hooks fired.",
+        ),
+        CheckOutcome(
+            "finite_logits",
+            non_finite == 0,
+            "error" if non_finite > n / 2 else "warning",
+            f"{non_finite} of {n} completions ended on NaN or infinite logits.",
+        ),
+        _at_most(
+            "not_truncated",
+            _count(completions, "finish_reason", "length"),
+            n,
+            experiment.checks.truncated_share,
+            f"ended at the cap of {experiment.sampling.max_new_tokens} tokens",
+        ),
+        _varies(experiment, completions),
+    ]
+
+
+def detection_checks(checks: Checks, detections: pa.Table) -> list[CheckOutcome]:
+    """Checks of a cell's detections, given as rows of `records.DETECTIONS`."""
+    n = detections.num_rows
+    degenerate = int(pc.sum(detections["degenerate"]).as_py() or 0)
+    no_answer = _count(detections, "verdict", "no_answer")
+    return [
+        _at_most("not_degenerate", degenerate, n, checks.degenerate_share, "are degenerate"),
+        _at_most("answers_found", no_answer, n, checks.no_answer_share, "have no answer"),
+    ]
+
+
+def metric_checks(checks: Checks, cell: Cell, metrics: pa.Table) -> list[CheckOutcome]:
+    """Checks of a cell's metrics, given as rows of `records.METRICS`."""
+    rows = {row["metric"]: row for row in metrics.to_pylist()}
+    accuracy, shuffled = rows["accuracy"], rows["accuracy_shuffled"]
+    above = accuracy["estimate"] is not None and accuracy["low"] > shuffled["estimate"]
+    blocking = cell.scale == BASELINE_SCALE and checks.accuracy_above_shuffled == "block"
+    return [
+        CheckOutcome(
+            "accuracy_above_shuffled",
+            above,
+            "error" if blocking else "warning",
+            f"Accuracy {accuracy['estimate']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}] against "
+            f"{shuffled['estimate']:.3f} with shuffled answers (n = {accuracy['n']}).",
+        )
+    ]
+
+
+def _varies(experiment: Experiment, completions: pa.Table) -> CheckOutcome:
+    texts: dict[str, set[tuple[int, ...]]] = {}
+    for problem_id, token_ids in zip(
+        completions["problem_id"].to_pylist(), completions["token_ids"].to_pylist(), strict=True
+    ):
+        texts.setdefault(problem_id, set()).add(tuple(token_ids))
+    varied = sum(len(found) > 1 for found in texts.values())
+    should_vary = experiment.sampling.temperature > 0 and experiment.problems.samples > 1
+    said = f"{varied} of {len(texts)} problems have samples that differ."
+    if not should_vary:
+        said += " They need not: decoding is greedy or there is one sample a problem."
+    return CheckOutcome("completions_vary", varied > 0 or not should_vary, "warning", said)
+
+
+def _must(name: str, passed: bool, description: str) -> CheckOutcome:
+    return CheckOutcome(name, passed, "error", description)
+
+
+def _at_most(name: str, count: int, n: int, share: float, what: str) -> CheckOutcome:
+    return CheckOutcome(
+        name, count <= share * n, "warning", f"{count} of {n} completions {what}; a warning stands above {share:.0%}."
+    )
+
+
+def _count(table: pa.Table, column: str, value: str) -> int:
+    return int(pc.sum(pc.equal(table[column], value)).as_py() or 0)

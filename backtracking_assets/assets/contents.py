@@ -1,0 +1,208 @@
+"""Filling the reports from the store."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import pyarrow as pa
+
+from backtracking_assets.analysis.comparisons import compare_cells
+from backtracking_assets.analysis.triggers import find_events
+from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
+from backtracking_assets.assets.provenance import provenance
+from backtracking_assets.assets.status import CellStatus, planned_status
+from backtracking_assets.assets.stored_cells import (
+    StoredCell,
+    checks_of,
+    current_baseline,
+    current_cells,
+    metrics_of,
+    stored_cell,
+)
+from backtracking_assets.conditions import digest
+from backtracking_assets.experiment import BASELINE_SCALE, Detection, Experiment
+from backtracking_assets.records import Cell
+from backtracking_assets.reporting.contents import (
+    CellReport,
+    Completion,
+    Event,
+    Example,
+    PlannedCell,
+    SweepReport,
+    study_of,
+)
+from backtracking_assets.storage import queries
+
+_EXAMPLES_A_CELL = 3
+
+
+def primary_measure(experiment: Experiment) -> str | None:
+    """Wait after a wrong step where steps can be checked exactly; None where the strict rate must serve."""
+    return "wait_after_wrong_step" if experiment.detection.steps else None
+
+
+def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
+    """Contents of a cell's page.
+
+    Raises:
+        StorageError: the cell's completions are not there.
+    """
+    experiment = opened.experiment
+    stored = stored_cell(opened, cell)
+    baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
+    comparisons = None
+    if baseline is not None and baseline.fingerprint != stored.fingerprint:
+        table = compare_cells(
+            [stored.rows], baseline.rows, statistics=experiment.statistics, run_id=run_id, **_digests(stored)
+        )
+        comparisons = table.to_pandas()
+        # Corrected p-values belong to the whole plan; here is one cell of it.
+        comparisons["p_holm"] = None
+    return CellReport(
+        study=study_of(experiment),
+        cell=cell,
+        components=tuple(component_names(experiment, cell.layer_subset)),
+        control_of=experiment.control_of(cell.layer_subset),
+        is_baseline=cell.scale == BASELINE_SCALE,
+        fingerprint=stored.fingerprint,
+        condition=opened.condition(cell).model_dump(mode="json"),
+        problem_set_digest=stored.problem_set_digest,
+        primary_measure=primary_measure(experiment),
+        metrics=metrics_of(opened, cell).to_pandas(),
+        baseline_metrics=None if baseline is None else metrics_of(opened, baseline.cell).to_pandas(),
+        comparisons=comparisons,
+        checks=checks_of(opened).get(cell, ()),
+        examples=examples(stored, baseline),
+        provenance=provenance(
+            experiment, stored.completions, run_id, f"--layer-subset {cell.layer_subset} --scale {cell.scale:g}"
+        ),
+    )
+
+
+def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
+    """Contents of the sweep's page, from the cells that are current; what is missing is named as missing."""
+    experiment = opened.experiment
+    checks = checks_of(opened)
+    planned = [_planned(experiment, status, checks.get(status.cell, ())) for status in planned_status(opened)]
+    done = {row.cell for row in planned if row.status == "done"}
+    stored = current_cells(opened, done)
+    metrics = queries.metrics(opened.layout).to_pandas()
+    comparisons = queries.comparisons(opened.layout).to_pandas()
+    baseline = current_baseline(opened)
+    return SweepReport(
+        study=study_of(experiment),
+        cells=tuple(planned),
+        primary_measure=primary_measure(experiment),
+        metrics=_only(metrics, done),
+        comparisons=_only(comparisons, done),
+        examples=_sweep_examples(experiment, stored, baseline),
+        cells_digest=cells_digest(stored),
+        provenance=provenance(experiment, _all_completions(stored), run_id),
+    )
+
+
+def cells_digest(stored: Sequence[StoredCell]) -> str:
+    """Digest of the cells that whole-sweep figures are made from."""
+    return digest(sorted([str(cell.cell), cell.version()] for cell in stored))
+
+
+def examples(stored: StoredCell, baseline: StoredCell | None) -> tuple[Example, ...]:
+    """A few completions beside the baseline's: first those in which one backtracks and the other does not."""
+    own = _by_key(stored)
+    other = _by_key(baseline) if baseline is not None and baseline.fingerprint != stored.fingerprint else {}
+
+    def differs(key: tuple[str, int]) -> bool:
+        return key in other and own[key][1]["has_strict"] != other[key][1]["has_strict"]
+
+    def backtracks(key: tuple[str, int]) -> bool:
+        return own[key][1]["has_strict"]
+
+    order = {problem_id: rank for rank, problem_id in enumerate(stored.opened.problems)}
+    ranked = sorted(own, key=lambda key: (not differs(key), not backtracks(key), key[1], order.get(key[0], len(order))))
+    if baseline is None:
+        absent = "This is the baseline." if stored.cell.scale == BASELINE_SCALE else "The baseline is not there yet."
+    else:
+        absent = "The baseline has no completion of this problem and sample."
+    return tuple(_example(stored, key, own[key], other.get(key), absent) for key in ranked[:_EXAMPLES_A_CELL])
+
+
+Row = dict[str, object]
+
+
+def _by_key(stored: StoredCell) -> dict[tuple[str, int], tuple[dict, dict]]:
+    """(completion, detection) by (problem id, sample id)."""
+    detections = {(row["problem_id"], row["sample_id"]): row for row in stored.detections.to_pylist()}
+    columns = ["problem_id", "sample_id", "text", "finish_reason"]
+    completions = {(row["problem_id"], row["sample_id"]): row for row in stored.completions.select(columns).to_pylist()}
+    return {key: (completions[key], detections[key]) for key in completions}
+
+
+def _example(
+    stored: StoredCell, key: tuple[str, int], own: tuple[dict, dict], other: tuple[dict, dict] | None, absent: str
+) -> Example:
+    problem = stored.opened.problems[key[0]]
+    rules = stored.opened.experiment.detection
+    return Example(
+        cell=stored.cell,
+        problem_id=problem.problem_id,
+        sample_id=key[1],
+        question=problem.question,
+        reference_answer=problem.answer,
+        completion=_completion(*own, rules),
+        baseline=None if other is None else _completion(*other, rules),
+        no_baseline_because=absent if other is None else "",
+    )
+
+
+def _completion(completion: dict, detection: dict, rules: Detection) -> Completion:
+    return Completion(
+        text=completion["text"],
+        events=tuple(Event(event.start, event.end, event.kind) for event in find_events(completion["text"], rules)),
+        verdict=detection["verdict"],
+        finish_reason=completion["finish_reason"],
+        degeneration_rule=detection["degeneration_rule"],
+    )
+
+
+def _sweep_examples(
+    experiment: Experiment, stored: Sequence[StoredCell], baseline: StoredCell | None
+) -> tuple[Example, ...]:
+    """One example of each targeted subset at its lowest scale that is there."""
+    lowest: dict[str, StoredCell] = {}
+    for cell in sorted(stored, key=lambda found: found.cell.scale):
+        if cell.cell.layer_subset in experiment.layer_subsets and cell.cell.scale != BASELINE_SCALE:
+            lowest.setdefault(cell.cell.layer_subset, cell)
+    chosen = [lowest[name] for name in experiment.layer_subsets if name in lowest]
+    return tuple(example for cell in chosen for example in examples(cell, baseline)[:1])
+
+
+def _planned(experiment: Experiment, status: CellStatus, checks: tuple) -> PlannedCell:
+    return PlannedCell(
+        cell=status.cell,
+        components=tuple(component_names(experiment, status.cell.layer_subset)),
+        control_of=experiment.control_of(status.cell.layer_subset),
+        # A stale cell's figures answer another question than the experiment file asks: the report counts it as missing.
+        status="missing" if status.state == "stale" else status.state,
+        n_completions=0 if status.state in ("missing", "stale") else status.n_completions,
+        checks=checks if status.state == "done" else (),
+    )
+
+
+def _all_completions(stored: Sequence[StoredCell]) -> pa.Table:
+    """Keys, devices and times of all completions behind a sweep, each condition once."""
+    columns = ["fingerprint", "chunk_id", "chunk_seconds", "n_tokens", "device", "run_id", "generated_at"]
+    by_condition = {cell.fingerprint: cell for cell in stored}
+    tables = [cell.completions.select(columns) for cell in by_condition.values()]
+    if tables:
+        return pa.concat_tables(tables)
+    from backtracking_assets.records import COMPLETIONS
+
+    return COMPLETIONS.empty_table().select(columns)
+
+
+def _only(frame: pd.DataFrame, cells: set[Cell]) -> pd.DataFrame:
+    wanted = [Cell(*pair) in cells for pair in zip(frame["layer_subset"], frame["scale"], strict=True)]
+    return frame[wanted].reset_index(drop=True)
+
+
+def _digests(stored: StoredCell) -> dict[str, str]:
+    return {"problem_set_digest": stored.problem_set_digest, "rules_digest": stored.opened.rules_digest}

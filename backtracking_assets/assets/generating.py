@@ -1,0 +1,233 @@
+"""Making a cell's completions: what is there is linked, what is missing is generated, nothing is done twice."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from backtracking_assets.assets.loaded import loaded_model, prompts
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.progress import OnProgress, Progress
+from backtracking_assets.conditions import Condition
+from backtracking_assets.errors import ProblemFileError
+from backtracking_assets.execution.devices import device_name, devices_for, leased_device
+from backtracking_assets.records import COMPLETIONS, Cell
+from backtracking_assets.storage.archive import compact, verified_archive
+from backtracking_assets.storage.chunks import Chunk
+from backtracking_assets.storage.commits import commit_condition, link_cell, write_layer_subset, write_problem_set
+from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
+from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.locks import generation_lock
+from backtracking_assets.storage.queries import completion_keys
+from backtracking_assets.storage.rows import Key, keys_of, table_of
+
+if TYPE_CHECKING:
+    from backtracking_assets.models.generation import Batch
+    from backtracking_assets.models.loading import LoadedModel
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What it took to have a cell's completions."""
+
+    condition: Condition
+    n_completions: int
+    n_generated: int
+    tokens: int
+    seconds: float
+    device: str | None
+    """Where completions were generated now; None where all were there."""
+
+    @property
+    def linked(self) -> bool:
+        return self.n_generated == 0
+
+
+def ensure_completions(
+    opened: OpenExperiment,
+    cell: Cell,
+    *,
+    run_id: str,
+    log: Log,
+    on_progress: OnProgress = lambda progress: None,
+) -> Generation:
+    """Have all completions of a cell in the archive and the database, and point the cell to them.
+
+    Another process that works on the same condition is waited for; what it made is then linked. Each finished chunk is
+    durable before the next one starts, so an interruption costs at most the chunk in flight.
+
+    Raises:
+        BacktrackingError: a source is unfit, no device is to be had, or the store cannot be written.
+    """
+    opened.layout.prepare()
+    condition = opened.condition(cell)
+    layout, fingerprint = opened.layout, condition.fingerprint
+
+    def waiting_for_device(seconds: float) -> None:
+        log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
+
+    def waiting_for_condition(seconds: float) -> None:
+        log(f"Another process generates this condition; waiting ({seconds:.0f} s so far).")
+
+    with ExitStack() as stack:
+        # Device first, condition second, always: two processes that take them in opposite orders would wait for ever.
+        # Whether anything is missing is looked up again once the condition is ours.
+        device: str | None = None
+        if not _archived(layout, fingerprint).issuperset(opened.keys()):
+            devices = devices_for(opened.experiment.model.device)
+            device = stack.enter_context(leased_device(devices, layout.locks, on_wait=waiting_for_device))
+        stack.enter_context(generation_lock(layout, fingerprint, waiting_for_condition))
+        work = _Work(opened, cell, condition, run_id, log, on_progress)
+        if device is not None:
+            work.generate_missing(device)
+        if _archived(layout, fingerprint) != completion_keys(layout, fingerprint):
+            commit_condition(layout, condition, run_id=run_id)
+        # Only now, with archive and database both holding the rows, may the chunks go.
+        clear_journal(layout, fingerprint)
+    _check_prompts(opened, fingerprint)
+    n_completions = _link(opened, cell, fingerprint, linked=work.generated == 0, run_id=run_id)
+    made_on = device_name(device) if device is not None and work.generated else None
+    return Generation(condition, n_completions, work.generated, work.tokens, work.seconds, made_on)
+
+
+def _archived(layout: StoreLayout, fingerprint: str) -> set[Key]:
+    archive = verified_archive(layout, fingerprint)
+    return set() if archive is None else set(keys_of(archive))
+
+
+@dataclass
+class _Work:
+    """One process's work on one condition, under its generation lock."""
+
+    opened: OpenExperiment
+    cell: Cell
+    condition: Condition
+    run_id: str
+    log: Log
+    on_progress: OnProgress
+    generated: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def generate_missing(self, device: str) -> None:
+        """Generate what is missing chunk by chunk, then archive all of it."""
+        layout, fingerprint = self.opened.layout, self.condition.fingerprint
+        present = _archived(layout, fingerprint)
+        if present.issuperset(self.opened.keys()):
+            return
+        chunks = self._chunks(present)
+        finished = finished_chunks(layout, fingerprint)
+        missing = [chunk for chunk in chunks if chunk.chunk_id not in finished]
+        if finished:
+            self.log(f"{len(finished)} chunks were finished before; {len(missing)} are generated now.")
+        total = len(present) + sum(len(chunk.keys) for chunk in chunks)
+        done = total - sum(len(chunk.keys) for chunk in missing)
+        self._report(done, total)
+        for chunk in missing:
+            loaded = loaded_model(self.opened, device)
+            batch = _generate_chunk(self.opened, loaded, self.condition, chunk)
+            rows = _rows(self.opened, loaded, self.condition, chunk, batch)
+            made_by = {"device": device_name(device), "run_id": self.run_id, "generated_at": datetime.now(UTC)}
+            finish_chunk(layout, fingerprint, chunk, table_of([{**row, **made_by} for row in rows], COMPLETIONS))
+            done += len(chunk.keys)
+            self.generated += len(chunk.keys)
+            self.tokens += sum(len(completion.token_ids) for completion in batch.completions)
+            self.seconds += batch.seconds
+            self._report(done, total)
+        compact(layout, self.condition)
+
+    def _chunks(self, present: set[Key]) -> list[Chunk]:
+        layout, fingerprint = self.opened.layout, self.condition.fingerprint
+        size = self.opened.experiment.generation.completions_per_chunk
+        chunks = plan_chunks(layout, fingerprint, self.opened.keys(), present, size)
+        if all(problem_id in self.opened.problems for chunk in chunks for problem_id, _ in chunk.keys):
+            return chunks
+        # The plan was made for problems that are no longer asked: its chunks cannot be made as they were planned.
+        self.log("The problems have changed since the chunks were planned; planning anew around the finished ones.")
+        layout.plan_of(fingerprint).unlink()
+        return plan_chunks(layout, fingerprint, self.opened.keys(), present, size)
+
+    def _report(self, done: int, total: int) -> None:
+        self.on_progress(Progress(self.cell, done, total, self.generated, self.tokens, self.seconds))
+
+
+def _generate_chunk(opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk) -> "Batch":
+    from backtracking_assets.models.generation import Request, generate
+
+    prompt_of = prompts(opened)
+    return generate(
+        loaded.model,
+        [Request(problem_id, sample_id, prompt_of[problem_id].token_ids) for problem_id, sample_id in chunk.keys],
+        opened.experiment.sampling,
+        condition.intervention,
+        stop_ids=loaded.stop_ids,
+        pad_id=loaded.pad_id,
+    )
+
+
+def _rows(
+    opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk, batch: "Batch"
+) -> list[dict[str, object]]:
+    """A chunk's completions by column of `records.COMPLETIONS`, but for who made them where and when."""
+    from backtracking_assets.models.detokenize import text_and_starts
+
+    prompt_of = prompts(opened)
+    rows: list[dict[str, object]] = []
+    for completion in batch.completions:
+        request = completion.request
+        text, starts = text_and_starts(loaded.tokenizer, completion.token_ids)
+        rows.append(
+            {
+                "fingerprint": condition.fingerprint,
+                "problem_id": request.problem_id,
+                "sample_id": request.sample_id,
+                "prompt_sha256": prompt_of[request.problem_id].sha256,
+                "text": text,
+                "token_ids": completion.token_ids,
+                "token_starts": starts,
+                "n_prompt_tokens": len(request.prompt_ids),
+                "n_tokens": len(completion.token_ids),
+                "finish_reason": completion.finish_reason,
+                "n_firings": completion.n_firings,
+                "chunk_id": chunk.chunk_id,
+                "chunk_seconds": batch.seconds,
+            }
+        )
+    return rows
+
+
+def _check_prompts(opened: OpenExperiment, fingerprint: str) -> None:
+    """Refuse completions that answer another prompt than the one their problem has now.
+
+    Raises:
+        ProblemFileError: a problem kept its id and changed its text.
+    """
+    archive = verified_archive(opened.layout, fingerprint)
+    assert archive is not None
+    prompt_of = prompts(opened)
+    pairs = zip(archive.column("problem_id").to_pylist(), archive.column("prompt_sha256").to_pylist(), strict=True)
+    for problem_id, prompt_sha256 in sorted(set(pairs)):
+        if problem_id in prompt_of and prompt_of[problem_id].sha256 != prompt_sha256:
+            raise ProblemFileError(
+                f"Problem {problem_id!r} has another text now than when its completions were made; give the changed "
+                f"problem a new id, or remove {opened.layout.archive_of(fingerprint)} to generate it anew."
+            )
+
+
+def _link(opened: OpenExperiment, cell: Cell, fingerprint: str, *, linked: bool, run_id: str) -> int:
+    write_problem_set(opened.layout, list(opened.problems.values()))
+    subset = opened.experiment.all_subsets()[cell.layer_subset]
+    control_of = opened.experiment.control_of(cell.layer_subset)
+    write_layer_subset(opened.layout, cell.layer_subset, subset.components(), control_of=control_of)
+    return link_cell(
+        opened.layout,
+        cell,
+        fingerprint=fingerprint,
+        problem_set_digest=opened.problem_set_digest,
+        n_samples=opened.experiment.problems.samples,
+        linked=linked,
+        run_id=run_id,
+    )

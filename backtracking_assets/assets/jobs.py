@@ -1,0 +1,69 @@
+"""Jobs under the reference study's step names, and which planned cells each of them needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.partitions import grid_partitions
+from backtracking_assets.records import Cell
+
+CELLS_JOB = "phase2_cells"
+"""The four assets of one cell; a run of it is launched for each cell."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the study: the cells that it needs, then whole-sweep jobs."""
+
+    needs: Callable[[Experiment, Cell], bool]
+    sweep_jobs: tuple[str, ...]
+
+
+def _at_lowest_scale(experiment: Experiment, cell: Cell) -> bool:
+    return cell.scale in (min(experiment.scales), BASELINE_SCALE)
+
+
+def _targeted(experiment: Experiment, cell: Cell) -> bool:
+    return cell.layer_subset in experiment.layer_subsets
+
+
+_ALL_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", "make_report_phase2")
+
+STEPS: dict[str, Step] = {
+    "full_study": Step(lambda experiment, cell: True, _ALL_JOBS),
+    "phase2_subset_sweep": Step(_at_lowest_scale, ("phase2_subset_sweep",)),
+    "phase2_scale_sweep": Step(_targeted, ("phase2_scale_sweep",)),
+    "make_report_phase2": Step(lambda experiment, cell: False, ("make_report_phase2",)),
+}
+"""What `backtracking sweep --job NAME` does."""
+
+_SELECTED: dict[str, tuple[str, ...]] = {
+    "phase2_subset_sweep": ("subset_sweep",),
+    "phase2_scale_sweep": ("scale_sweep",),
+    "make_report_phase2": ("phase2_report",),
+}
+
+
+def jobs(experiment: Experiment) -> list:
+    """The experiment's jobs: one for a cell, one for each whole-sweep step."""
+    cell_keys = [dg.AssetKey([experiment.name, name]) for name in CELL_ASSET_NAMES]
+    cells = dg.define_asset_job(
+        CELLS_JOB,
+        selection=dg.AssetSelection.assets(*cell_keys),
+        partitions_def=grid_partitions(experiment),
+        description="Generations, detections, metrics and report of one cell.",
+    )
+    sweep = [
+        dg.define_asset_job(
+            name,
+            selection=dg.AssetSelection.assets(*(dg.AssetKey([experiment.name, asset]) for asset in assets)),
+            description=f"Whole sweep: {', '.join(assets)}. Needs its cells first.",
+        )
+        for name, assets in _SELECTED.items()
+    ]
+    return [cells, *sweep]
+
+
+CELL_ASSET_NAMES = ("generations", "detections", "metrics", "condition_reports")

@@ -1,0 +1,44 @@
+"""Models and tokenizers in memory, loaded once a process."""
+
+from typing import TYPE_CHECKING
+
+from backtracking_assets.assets.open_experiment import OpenExperiment
+
+if TYPE_CHECKING:  # torch is imported only where a model or a tokenizer is needed
+    from backtracking_assets.models.loading import LoadedModel, Prompt
+
+_models: dict[tuple[str, str, str, int], "LoadedModel"] = {}
+_prompts: dict[tuple[str, str, str], dict[str, "Prompt"]] = {}
+
+
+def loaded_model(opened: OpenExperiment, device: str) -> "LoadedModel":
+    """The experiment's model on a device.
+
+    Raises:
+        CheckpointError: see `models.loading.load_model`.
+    """
+    from backtracking_assets.models.loading import load_model
+
+    checkpoint, experiment = opened.checkpoint, opened.experiment
+    digests = checkpoint.weights_digest + checkpoint.tokenizer_digest
+    key = (digests, experiment.model.dtype, device, experiment.generation.threads)
+    if key not in _models:
+        _models.clear()  # two models might not fit beside each other on a device
+        _models[key] = load_model(experiment, device, opened.layout.root)
+    return _models[key]
+
+
+def prompts(opened: OpenExperiment) -> dict[str, "Prompt"]:
+    """The prompts of the experiment's problems, by problem id.
+
+    Raises:
+        CheckpointError: the tokenizer cannot be used as the experiment asks.
+    """
+    from backtracking_assets.models.loading import load_tokenizer, make_prompts
+
+    key = (opened.checkpoint.tokenizer_digest, opened.sampling_digest, opened.problem_set_digest)
+    if key not in _prompts:
+        tokenizer = load_tokenizer(opened.checkpoint.folder, opened.experiment.model.round_trip)
+        _prompts.clear()
+        _prompts[key] = make_prompts(tokenizer, opened.experiment, opened.problems.values())
+    return _prompts[key]

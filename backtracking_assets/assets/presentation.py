@@ -1,0 +1,66 @@
+"""What a person sees on a materialization's page in Dagster: figures, tables, examples, schemas."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from backtracking_assets.measures import MEASURES
+from backtracking_assets.reporting.contents import Example
+from backtracking_assets.reporting.text import shorten, visible
+
+_EXCERPT_CHARACTERS = 600
+
+
+def column_schema(schema: pa.Schema) -> dg.TableSchemaMetadataValue:
+    """An Arrow schema as Dagster shows it."""
+    columns = [
+        dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+        for field in schema
+    ]
+    return dg.MetadataValue.table_schema(dg.TableSchema(columns))
+
+
+def png_figure(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    """A figure that the page shows without fetching anything."""
+    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def metrics_table(rows: Iterable[dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    """A cell's metrics with interval and n."""
+    lines = ["| measure | estimate | interval | n | problems |", "|---|---|---|---|---|"]
+    for row in rows:
+        label = MEASURES[row["metric"]].label
+        lines.append(
+            f"| {label} | {_number(row['estimate'])} | [{_number(row['low'])}, {_number(row['high'])}] "
+            f"| {row['n']} | {row['n_problems']} |"
+        )
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def examples_md(examples: Sequence[Example]) -> dg.MarkdownMetadataValue:
+    """Example completions as code blocks, in which nothing is interpreted."""
+    parts = []
+    for example in examples:
+        title = f"**{example.problem_id}, sample {example.sample_id}**: {example.completion.verdict}"
+        text = visible(shorten(example.completion.text, _EXCERPT_CHARACTERS))
+        parts.append(f"{title}\n\n" + "\n".join(f"    {line}" for line in text.split("\n")))
+    return dg.MetadataValue.md("\n\n".join(parts) or "There is no completion to show.")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def comparisons_table(rows: Iterable[dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    """Differences to the baseline with interval and corrected p-value."""
+    lines = ["| subset | scale | measure | difference | interval | p (Holm) | pairs |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        lines.append(
+            f"| {row['layer_subset']} | {row['scale']:g} | {MEASURES[row['metric']].label} "
+            f"| {_number(row['difference'])} | [{_number(row['low'])}, {_number(row['high'])}] "
+            f"| {_number(row['p_holm'])} | {row['n_pairs']} |"
+        )
+    return dg.MetadataValue.md("\n".join(lines))

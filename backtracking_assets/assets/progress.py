@@ -1,0 +1,52 @@
+"""Progress of generation, told to whoever listens in this process."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from backtracking_assets.records import Cell
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the generation of a condition is."""
+
+    cell: Cell
+    done: int
+    """Completions that are durable."""
+    total: int
+    generated: int
+    """Completions made by this process."""
+    tokens: int
+    """Tokens in them."""
+    seconds: float
+    """Seconds of generation they took."""
+
+    def __str__(self) -> str:
+        text = f"{self.done} of {self.total} completions"
+        if self.seconds:
+            rate = self.generated / self.seconds
+            text += f", {rate:.1f} completions and {self.tokens / self.seconds:.0f} tokens a second"
+            text += f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
+        return text
+
+
+OnProgress = Callable[[Progress], None]
+
+_listeners: list[OnProgress] = []
+
+
+@contextmanager
+def listening(listener: OnProgress) -> Iterator[None]:
+    """Have the progress of every cell that this process generates within the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def tell(progress: Progress) -> None:
+    """Tell all listeners."""
+    for listener in _listeners:
+        listener(progress)

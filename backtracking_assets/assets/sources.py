@@ -1,0 +1,149 @@
+"""Source assets: what an experiment starts from, identified by content.
+
+Plain assets rather than observable sources: those are a preview API, take no upstream, and a partitioned one records an
+empty hash for the cells that depend on it. `record_sources` writes their versions before any cell runs, so lineage is
+complete from the first cell on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
+from backtracking_assets.conditions import digest
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.partitions import layer_subset_partitions
+
+DATA_VERSION_TAG = "dagster/data_version"
+
+
+@dataclass(frozen=True)
+class SourceVersion:
+    """The content of one source as Dagster records it."""
+
+    data_version: str
+    metadata: Mapping[str, Any]
+
+
+def problems_version(opened: OpenExperiment) -> SourceVersion:
+    source = opened.experiment.problems
+    first = [problem for _, problem in zip(range(3), opened.problems.values(), strict=False)]
+    return SourceVersion(
+        opened.problem_set_digest,
+        {
+            "problems": len(opened.problems),
+            "samples_per_problem": source.samples,
+            "draw_seed": source.seed,
+            "source": str(source.path) if source.path is not None else f"{source.hub}",
+            "first_problems": dg.MetadataValue.md(
+                "\n".join(f"- `{problem.problem_id}` {problem.question} → {problem.answer}" for problem in first)
+            ),
+        },
+    )
+
+
+def checkpoint_version(opened: OpenExperiment) -> SourceVersion:
+    checkpoint = opened.checkpoint
+    return SourceVersion(
+        digest([checkpoint.weights_digest, checkpoint.tokenizer_digest]),
+        {
+            "weights_digest": checkpoint.weights_digest,
+            "tokenizer_digest": checkpoint.tokenizer_digest,
+            "model_type": checkpoint.model_type,
+            "layers": checkpoint.n_layers,
+            "size_mb": round(checkpoint.n_bytes / 1e6, 1),
+            "folder": dg.MetadataValue.path(str(checkpoint.folder)),
+        },
+    )
+
+
+def sampling_version(opened: OpenExperiment) -> SourceVersion:
+    settings = opened.experiment.sampling.model_dump(mode="json")
+    return SourceVersion(opened.sampling_digest, {**settings, "prompt_variant": opened.experiment.prompting.variant})
+
+
+def subset_version(experiment: Experiment, layer_subset: str) -> SourceVersion:
+    names = component_names(experiment, layer_subset)
+    control_of = experiment.control_of(layer_subset)
+    return SourceVersion(
+        digest(names),
+        {"components": ", ".join(names), "n_components": len(names), "matched_to": control_of or "targeted subset"},
+    )
+
+
+_UNPARTITIONED: dict[str, tuple[str, Callable[[OpenExperiment], SourceVersion]]] = {
+    "problems": ("The problems that are asked, drawn by the hash of (seed, id).", problems_version),
+    "model_checkpoint": ("Weights and tokenizer, identified by the digests of their files.", checkpoint_version),
+    "sampling_settings": ("Prompt variant, temperature, top-p, token cap and seed.", sampling_version),
+}
+
+
+def source_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
+    """`problems`, `model_checkpoint`, `sampling_settings`, and `layer_subsets` by subset."""
+    assets = [_source_asset(experiment, name, *found) for name, found in _UNPARTITIONED.items()]
+
+    @dg.asset(
+        key=[experiment.name, "layer_subsets"],
+        partitions_def=layer_subset_partitions(experiment),
+        group_name=f"{experiment.name}_layer_subsets",
+        description="The components of each layer subset; the random controls are drawn by their seed.",
+        kinds={"yaml"},
+    )
+    def layer_subsets(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        return _result(subset_version(experiment, context.partition_key))
+
+    return [*assets, layer_subsets]
+
+
+def _source_asset(
+    experiment: Experiment, name: str, description: str, version: Callable[[OpenExperiment], SourceVersion]
+) -> dg.AssetsDefinition:
+    @dg.asset(key=[experiment.name, name], group_name=f"{experiment.name}_sources", description=description)
+    def source() -> dg.MaterializeResult:
+        return _result(version(OpenExperiment(experiment)))
+
+    return source
+
+
+def _result(version: SourceVersion) -> dg.MaterializeResult:
+    return dg.MaterializeResult(data_version=dg.DataVersion(version.data_version), metadata=version.metadata)
+
+
+def record_sources(instance: dg.DagsterInstance, opened: OpenExperiment) -> int:
+    """Record the content of every source whose recorded version differs; returns how many were recorded.
+
+    Raises:
+        BacktrackingError: a source is missing or malformed. Nothing is recorded then.
+    """
+    experiment = opened.experiment
+    wanted: list[tuple[dg.AssetKey, str | None, SourceVersion]] = [
+        (dg.AssetKey([experiment.name, name]), None, version(opened)) for name, (_, version) in _UNPARTITIONED.items()
+    ]
+    subsets = dg.AssetKey([experiment.name, "layer_subsets"])
+    wanted += [(subsets, name, subset_version(experiment, name)) for name in experiment.all_subsets()]
+    recorded = 0
+    for key, partition, version in wanted:
+        if latest_data_version(instance, key, partition) == version.data_version:
+            continue
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                asset_key=key,
+                partition=partition,
+                metadata=dict(version.metadata),
+                tags={DATA_VERSION_TAG: version.data_version},
+            )
+        )
+        recorded += 1
+    return recorded
+
+
+def latest_data_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> str | None:
+    """The data version of the latest materialization; None where there is none."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=None if partition is None else [partition]), limit=1
+    ).records
+    if not records or records[0].asset_materialization is None:
+        return None
+    return (records[0].asset_materialization.tags or {}).get(DATA_VERSION_TAG)

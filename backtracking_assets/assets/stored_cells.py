@@ -1,0 +1,128 @@
+"""What the store holds of a cell, read together: its row, completions, detections, metrics and checks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from backtracking_assets.analysis.comparisons import CellRows
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.conditions import digest
+from backtracking_assets.errors import StorageError
+from backtracking_assets.experiment import BASELINE_SCALE
+from backtracking_assets.records import Cell
+from backtracking_assets.reporting.contents import CheckOutcome
+from backtracking_assets.storage import queries
+
+
+@dataclass(frozen=True)
+class StoredCell:
+    """A cell that is linked to its completions."""
+
+    opened: OpenExperiment
+    cell: Cell
+    fingerprint: str
+    problem_set_digest: str
+    n_samples: int
+    rules_digest: str | None
+
+    @property
+    def detected(self) -> bool:
+        """Whether the completions are read by the rules of the experiment file as it is now."""
+        return self.rules_digest == self.opened.rules_digest
+
+    @cached_property
+    def completions(self) -> pa.Table:
+        """Rows of `records.COMPLETIONS`."""
+        return queries.completions(
+            self.opened.layout,
+            self.fingerprint,
+            problem_set_digest=self.problem_set_digest,
+            n_samples=self.n_samples,
+        )
+
+    @cached_property
+    def detections(self) -> pa.Table:
+        """Rows of `records.DETECTIONS`, by the rules of the experiment file as it is now."""
+        return queries.detections(
+            self.opened.layout,
+            self.fingerprint,
+            self.opened.rules_digest,
+            problem_set_digest=self.problem_set_digest,
+            n_samples=self.n_samples,
+        )
+
+    @property
+    def rows(self) -> CellRows:
+        return CellRows(self.cell, self.completions, self.detections)
+
+    def version(self) -> str:
+        """Digest of what the cell's figures are computed from."""
+        return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.opened.rules_digest])
+
+
+def stored_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
+    """A cell as it is stored.
+
+    Raises:
+        StorageError: its completions are not there; the message says which asset makes them.
+    """
+    row = queries.cell_row(opened.layout, cell)
+    if row is None:
+        raise StorageError(f"Cell {cell} has no completions yet; materialize its generations first.")
+    return _of_row(opened, row)
+
+
+def current_cells(opened: OpenExperiment, cells: Iterable[Cell]) -> list[StoredCell]:
+    """Those of the cells whose completions and detections are what the experiment file asks for now."""
+    rows = {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
+    found = [_of_row(opened, rows[cell]) for cell in cells if cell in rows]
+    return [stored for stored in found if stored.detected and is_current(stored)]
+
+
+def is_current(stored: StoredCell) -> bool:
+    """Whether a stored cell's completions are what the experiment file asks for now."""
+    opened = stored.opened
+    return (
+        stored.fingerprint == opened.condition(stored.cell).fingerprint
+        and stored.problem_set_digest == opened.problem_set_digest
+        and stored.n_samples == opened.experiment.problems.samples
+    )
+
+
+def current_baseline(opened: OpenExperiment) -> StoredCell | None:
+    """A cell at scale 1.0 that is current; None while there is none. All such cells share their completions."""
+    at_one = [Cell(name, BASELINE_SCALE) for name in opened.experiment.all_subsets()]
+    return next(iter(current_cells(opened, at_one)), None)
+
+
+def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
+    """A cell's rows of `records.METRICS`."""
+    return _of_cell(queries.metrics(opened.layout), cell)
+
+
+def checks_of(opened: OpenExperiment) -> dict[Cell, tuple[CheckOutcome, ...]]:
+    """The outcomes of all checks by cell."""
+    found: dict[Cell, tuple[CheckOutcome, ...]] = {}
+    for row in queries.checks(opened.layout).to_pylist():
+        cell = Cell(row["layer_subset"], row["scale"])
+        outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
+        found[cell] = (*found.get(cell, ()), outcome)
+    return found
+
+
+def _of_row(opened: OpenExperiment, row: dict) -> StoredCell:
+    return StoredCell(
+        opened,
+        Cell(row["layer_subset"], row["scale"]),
+        row["fingerprint"],
+        row["problem_set_digest"],
+        row["n_samples"],
+        row["rules_digest"],
+    )
+
+
+def _of_cell(table: pa.Table, cell: Cell) -> pa.Table:
+    return table.filter((pc.field("layer_subset") == cell.layer_subset) & (pc.field("scale") == cell.scale))

@@ -1,0 +1,5 @@
+"""The `backtracking` command."""
+
+from backtracking_assets.cli.app import main
+
+__all__ = ["main"]

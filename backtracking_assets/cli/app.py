@@ -1,0 +1,119 @@
+"""Commands and their options. Each command imports what it needs when it runs, so that `--help` is quick."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from backtracking_assets.errors import BacktrackingError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Which layers make a reasoning model backtrack? Layer-scaling experiments on a Dagster asset graph.",
+)
+
+ExperimentArgument = Annotated[
+    str, typer.Argument(metavar="[EXPERIMENT]", help="A name in data/experiments/ or a path to a YAML file.")
+]
+DEFAULT = "organism"
+
+
+def main() -> None:
+    """Run the command line; a problem that a person can act on ends in one sentence and exit code 2."""
+    from backtracking_assets.cli.environment import prepare_environment
+
+    try:
+        prepare_environment()
+        app()
+    except BacktrackingError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"Error: {error}", markup=False)
+        sys.exit(EXIT_BAD_INPUT)
+
+
+@app.command()
+def sweep(
+    experiment: ExperimentArgument = DEFAULT,
+    layer_subset: Annotated[
+        list[str] | None, typer.Option(help="Only cells of this subset; may be given more than once.")
+    ] = None,
+    scale: Annotated[
+        list[float] | None, typer.Option(help="Only cells at this scale; may be given more than once.")
+    ] = None,
+    job: Annotated[str, typer.Option(help="The step of the study to do.")] = "full_study",
+) -> None:
+    """Do what is missing of the plan, then print the results and where the report lies."""
+    from backtracking_assets.cli.sweep import run_sweep
+
+    sys.exit(run_sweep(experiment, layer_subset or [], scale or [], job, Console()))
+
+
+@app.command()
+def status(
+    experiment: ExperimentArgument = DEFAULT,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show every planned cell: done, partial, stale or missing, and why."""
+    from backtracking_assets.cli.status import show_status
+
+    show_status(experiment, json, Console())
+
+
+@app.command()
+def report(experiment: ExperimentArgument = DEFAULT) -> None:
+    """Write the sweep's report from what is there, and print its path."""
+    from backtracking_assets.cli.sweep import write_report
+
+    sys.exit(write_report(experiment, Console()))
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on. The page has no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 3000,
+) -> None:
+    """Open Dagster's web UI: materialize cells, backfill, look at lineage."""
+    from backtracking_assets.cli.ui import run_ui
+
+    run_ui(host, port, Console())
+
+
+@app.command()
+def doctor(
+    experiment: ExperimentArgument = DEFAULT,
+    online: Annotated[bool, typer.Option("--online", help="Ask the hub whether the token is accepted.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show host, GPU, versions, whether a hub token is set, and whether the checkpoint loads."""
+    from backtracking_assets.cli.doctor import run_doctor
+
+    sys.exit(run_doctor(experiment, online, json, Console()))
+
+
+@app.command("train-organism")
+def train_organism(
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint; must not hold files.")] = Path("organism"),
+) -> None:
+    """Train the organism, the tiny model that ships with this project, into a new folder."""
+    from backtracking_assets.cli.train_organism import run_training
+
+    run_training(out, Console())
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show:
+        from backtracking_assets import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit

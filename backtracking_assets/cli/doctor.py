@@ -1,0 +1,113 @@
+"""`backtracking doctor`: what a sweep would meet on this machine."""
+
+import json
+import os
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.execution.devices import devices_for
+from backtracking_assets.execution.host import gpu_facts, host_facts
+from backtracking_assets.experiment import Experiment, outputs_home
+from backtracking_assets.experiment_file import load_experiment
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "dagster", "dagster-webserver", "duckdb", "pandas", "matplotlib")
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+EXIT_HEALTHY, EXIT_UNFIT = 0, 1
+
+
+def run_doctor(name: str, online: bool, as_json: bool, console: Console) -> int:
+    """Print the facts; 0 if the experiment could run here, 1 if its checkpoint or problems cannot be used.
+
+    Raises:
+        ExperimentError: the experiment file is unfit.
+    """
+    experiment = load_experiment(name)
+    facts: dict[str, Any] = {
+        **host_facts(outputs_home()),
+        **gpu_facts(),
+        "versions": {"python": _python(), **{package: version(package) for package in _PACKAGES}},
+        "hub_token": _token(online),
+        "experiment": experiment.name,
+        "checkpoint": _checkpoint(experiment),
+        "problems": _problems(experiment),
+    }
+    healthy = facts["checkpoint"]["loads"] and facts["problems"]["usable"]
+    facts["ready"] = healthy
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        console.print(_table(facts))
+        console.print("Ready." if healthy else "Not ready: see above.", style="green" if healthy else "red")
+    return EXIT_HEALTHY if healthy else EXIT_UNFIT
+
+
+def _python() -> str:
+    import platform
+
+    return platform.python_version()
+
+
+def _token(online: bool) -> str:
+    """Whether a hub token is set, and with `online` whether the hub accepts it; never the token itself."""
+    token = next((os.environ[name] for name in _TOKEN_VARIABLES if os.environ.get(name)), None)
+    if token is None:
+        return "not set"
+    if not online:
+        return "set"
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi(token=token).whoami()
+    except HfHubHTTPError as error:
+        code = error.response.status_code if error.response is not None else None
+        return "set, refused by the hub" if code in (401, 403) else f"set, the hub answered with status {code}"
+    except Exception as error:  # any failure to connect; its text could hold the request's headers
+        return f"set, the hub cannot be reached ({type(error).__name__})"
+    return "set, accepted by the hub"
+
+
+def _checkpoint(experiment: Experiment) -> dict[str, Any]:
+    try:
+        opened = OpenExperiment(experiment, download=False)
+        checkpoint = opened.checkpoint
+        from backtracking_assets.models.loading import load_model
+
+        loaded = load_model(experiment, devices_for(experiment.model.device)[0], opened.layout.root)
+    except BacktrackingError as error:
+        return {"loads": False, "why": str(error)}
+    return {
+        "loads": True,
+        "folder": str(checkpoint.folder),
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "layers": checkpoint.n_layers,
+        "dtype": experiment.model.dtype,
+        "device": str(loaded.model.device),
+        "weights_digest": checkpoint.weights_digest,
+    }
+
+
+def _problems(experiment: Experiment) -> dict[str, Any]:
+    try:
+        opened = OpenExperiment(experiment, download=False)
+        return {"usable": True, "count": len(opened.problems), "digest": opened.problem_set_digest}
+    except BacktrackingError as error:
+        return {"usable": False, "why": str(error)}
+
+
+def _table(facts: dict[str, Any]) -> Table:
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        shown = "; ".join(f"{name} {entry}" for name, entry in value.items()) if isinstance(value, dict) else value
+        if isinstance(value, list):
+            shown = "; ".join(", ".join(f"{name} {entry}" for name, entry in one.items()) for one in value) or "none"
+        table.add_row(key.replace("_", " "), escape("none" if shown is None else str(shown)))
+    return table

@@ -1,0 +1,27 @@
+"""The process environment that every command starts from."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from dotenv import load_dotenv
+
+from backtracking_assets.experiment import PROJECT_ROOT
+
+
+def prepare_environment() -> None:
+    """Read `.env`, and keep libraries from needing a display or a writable home folder."""
+    load_dotenv(PROJECT_ROOT / ".env")  # what is set already wins
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns when a process forks after using it
+    if "MPLCONFIGDIR" not in os.environ and not _writable_home():
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="backtracking-matplotlib-")
+
+
+def _writable_home() -> bool:
+    try:
+        return os.access(Path.home(), os.W_OK)
+    except RuntimeError:  # no home folder is known
+        return False

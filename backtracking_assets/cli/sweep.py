@@ -1,0 +1,223 @@
+"""`backtracking sweep` and `report`: cells one after another in one process, with the model loaded once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import dagster as dg
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from backtracking_assets.assets.contents import sweep_report
+from backtracking_assets.assets.jobs import CELLS_JOB, STEPS
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.progress import Progress as CellProgress
+from backtracking_assets.assets.progress import listening
+from backtracking_assets.assets.sources import record_sources
+from backtracking_assets.assets.status import planned_status, sweep_report_path
+from backtracking_assets.assets.stored_cells import current_baseline
+from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.definitions import build_definitions
+from backtracking_assets.errors import ExperimentError, did_you_mean
+from backtracking_assets.execution.devices import devices_for, leased_device
+from backtracking_assets.execution.run_tags import process_tags
+from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.experiment_file import load_experiment
+from backtracking_assets.partitions import cell_key
+from backtracking_assets.records import Cell
+from backtracking_assets.reporting.tables import result_table, terminal_table
+
+EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def run_sweep(
+    name: str, layer_subsets: Sequence[str], scales: Sequence[float], step_name: str, console: Console
+) -> int:
+    """Do what is missing of a step of the study; the exit code.
+
+    Raises:
+        BacktrackingError: a source, an option or the store is unfit; nothing was generated then.
+    """
+    experiment = load_experiment(name)
+    step = STEPS.get(step_name)
+    if step is None:
+        near = did_you_mean(step_name, STEPS)
+        raise ExperimentError(f"There is no job {step_name!r}{near}; jobs: {', '.join(STEPS)}.")
+    wanted = _chosen(experiment, layer_subsets, scales, step_name)
+    opened = OpenExperiment(experiment)
+    opened.layout.prepare()
+    devices = devices_for(experiment.model.device)
+    with open_instance(len(devices)) as instance:
+        record_sources(instance, opened)
+        runner = _Runner(experiment, instance)
+        statuses = {status.cell: status for status in planned_status(opened)}
+        missing = [cell for cell in wanted if statuses[cell].state != "done"]
+        console.print(
+            f"{experiment.name}: {len(wanted)} cells of {experiment.completions_per_cell} completions, "
+            f"{len(wanted) - len(missing)} done before, {len(missing)} to do."
+        )
+        try:
+            if missing:
+                with _waiting_for_device(devices, opened, console) as device:
+                    runner.run_cells(missing, device, console)
+            runner.run_whole_sweep(step.sweep_jobs)
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            console.print(
+                "\nStopped. Finished chunks are safe; the same command goes on with what is missing.", style="yellow"
+            )
+            return EXIT_INTERRUPTED
+    _show_results(experiment, console)
+    for failure in runner.failures:
+        console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
+    return EXIT_FAILED if runner.failures else EXIT_DONE
+
+
+def write_report(name: str, console: Console) -> int:
+    """Write the sweep's report from what is there and print its path; the exit code."""
+    experiment = load_experiment(name)
+    opened = OpenExperiment(experiment, download=False)
+    opened.layout.prepare()
+    with open_instance(1) as instance:
+        record_sources(instance, opened)
+        runner = _Runner(experiment, instance)
+        runner.run_whole_sweep(STEPS["full_study"].sweep_jobs)
+    for failure in runner.failures:
+        console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
+    print(sweep_report_path(opened))
+    return EXIT_FAILED if runner.failures else EXIT_DONE
+
+
+def _chosen(
+    experiment: Experiment, layer_subsets: Sequence[str], scales: Sequence[float], step_name: str
+) -> list[Cell]:
+    """The planned cells of a step that the options leave, the baseline first: other cells are shown beside it."""
+    known = experiment.all_subsets()
+    for subset in layer_subsets:
+        if subset not in known:
+            raise ExperimentError(
+                f"There is no layer subset {subset!r}{did_you_mean(subset, known)}; subsets: {', '.join(known)}."
+            )
+    for scale in scales:
+        if scale not in experiment.scales:
+            listed = ", ".join(f"{known_scale:g}" for known_scale in experiment.scales)
+            raise ExperimentError(f"There is no scale {scale:g} in {experiment.source}; scales: {listed}.")
+    cells = [
+        cell
+        for cell in experiment.planned_cells()
+        if STEPS[step_name].needs(experiment, cell)
+        and (not layer_subsets or cell.layer_subset in layer_subsets)
+        and (not scales or cell.scale in scales)
+    ]
+    if not cells and (layer_subsets or scales):
+        raise ExperimentError(
+            f"No cell of the plan in {experiment.source} has these subsets and scales; "
+            "add them to the plan, or materialize the cell in the UI."
+        )
+    return sorted(cells, key=lambda cell: cell.scale != BASELINE_SCALE)
+
+
+@contextmanager
+def _waiting_for_device(devices: Sequence[str], opened: OpenExperiment, console: Console) -> Iterator[str]:
+    def waiting(seconds: float) -> None:
+        console.print(f"Waiting for {' or '.join(devices)}, taken by another process ({seconds:.0f} s so far).")
+
+    with leased_device(devices, opened.layout.locks, on_wait=waiting) as device:
+        yield device
+
+
+@dataclass
+class _Runner:
+    """Runs jobs of one experiment in this process and gathers what failed."""
+
+    experiment: Experiment
+    instance: dg.DagsterInstance
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._definitions = build_definitions(self.experiment)
+
+    def run_cells(self, cells: Sequence[Cell], device: str, console: Console) -> None:
+        with _progress(console, self.experiment, len(cells), device) as bars:
+            for cell in cells:
+                bars.start(cell)
+                self._run(CELLS_JOB, cell, device)
+                bars.finish()
+
+    def run_whole_sweep(self, names: Sequence[str]) -> None:
+        """Run whole-sweep jobs; comparisons only where there is a baseline to compare with."""
+        baseline = current_baseline(OpenExperiment(self.experiment, download=False))
+        for name in names:
+            if name == "make_report_phase2" or baseline is not None:
+                self._run(name, None, None)
+
+    def _run(self, name: str, cell: Cell | None, device: str | None) -> None:
+        # The tag lists the run under its job in the UI, where the code location has the experiment's name.
+        tags = {**process_tags(device), ".dagster/repository": f"__repository__@{self.experiment.name}"}
+        result = self._definitions.resolve_job_def(name).execute_in_process(
+            instance=self.instance,
+            partition_key=None if cell is None else cell_key(cell),
+            tags=tags,
+            run_config=_QUIET,
+            raise_on_error=False,
+        )
+        if not result.success:
+            self.failures.append(f"{cell or name}: {_reason(result)}")
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                return data.user_failure_data.description
+            if data.error is not None:
+                cause = data.error.cause or data.error
+                return " ".join(cause.message.split())
+    return f"run {result.run_id} failed"
+
+
+class _Bars:
+    """Two progress bars: cells, and completions of the cell at work."""
+
+    def __init__(self, bars: Progress, experiment: Experiment, n_cells: int) -> None:
+        self._bars = bars
+        self._experiment = experiment
+        self._cells: TaskID = bars.add_task("cells", total=n_cells, note="")
+        self._cell: TaskID = bars.add_task("", total=experiment.completions_per_cell, note="")
+
+    def start(self, cell: Cell) -> None:
+        total = self._experiment.completions_per_cell
+        self._bars.reset(self._cell, description=escape(str(cell)), total=total, note="")
+
+    def told(self, progress: CellProgress) -> None:
+        note = f"{progress.generated / progress.seconds:.0f} completions/s" if progress.seconds else ""
+        self._bars.update(self._cell, completed=progress.done, total=progress.total, note=note)
+
+    def finish(self) -> None:
+        self._bars.update(self._cell, completed=self._bars.tasks[1].total or 0)
+        self._bars.advance(self._cells)
+
+
+@contextmanager
+def _progress(console: Console, experiment: Experiment, n_cells: int, device: str) -> Iterator[_Bars]:
+    console.print(f"Generating on {device}.")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console) as bars:
+        shown = _Bars(bars, experiment, n_cells)
+        with listening(shown.told):
+            yield shown
+
+
+def _show_results(experiment: Experiment, console: Console) -> None:
+    opened = OpenExperiment(experiment, download=False)
+    console.print(terminal_table(result_table(sweep_report(opened, run_id="")), title=experiment.title))
+    console.print(f"Report: {sweep_report_path(opened)}", soft_wrap=True, markup=False)
+    console.print("Lineage and backfills: backtracking ui, then open http://127.0.0.1:3000")

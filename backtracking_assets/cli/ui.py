@@ -1,0 +1,55 @@
+"""`backtracking ui`: Dagster's web server, daemon and code locations as one process tree."""
+
+import os
+import socket
+import sys
+
+from rich.console import Console
+
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.sources import record_sources
+from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.execution.devices import devices_for
+from backtracking_assets.experiment import PROJECT_ROOT
+from backtracking_assets.experiment_file import experiment_names, load_experiment
+
+WORKSPACE = PROJECT_ROOT / "workspace.yaml"
+
+
+def run_ui(host: str, port: int, console: Console) -> None:
+    """Record the sources, then become `dagster dev`. Does not return.
+
+    Raises:
+        BacktrackingError: the port is taken, or the instance folder cannot be written.
+    """
+    _refuse_busy_port(host, port)
+    with open_instance(len(devices_for("auto"))) as instance:
+        for name in experiment_names():
+            opened = OpenExperiment(load_experiment(name), download=False)
+            try:
+                record_sources(instance, opened)
+            except BacktrackingError as error:
+                console.print(f"{name}: sources not recorded. {error}", style="yellow", markup=False, soft_wrap=True)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        console.print(
+            f"Warning: the UI has no login, and on {host} other machines can reach it and run anything here.",
+            style="red",
+        )
+    console.print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)")
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", host, "-p", str(port)]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def _refuse_busy_port(host: str, port: int) -> None:
+    # A second `dagster dev` on a busy port starts without an error and shows the first one's page.
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BacktrackingError(
+                f"{host}:{port} cannot be listened on ({error.strerror}); "
+                "stop what uses it, or choose another with --port."
+            ) from error
