@@ -1,7 +1,7 @@
 """The transactions that write the database. Each is delete-then-insert, so that a repetition changes nothing.
 
-A cell's metrics and comparisons are removed in the very transaction that changes what they were computed from, and
-are refused if they were computed from something else: what stands in these tables describes the cells as they are.
+A cell's metrics, comparisons and checks are removed in the very transaction that changes what they were computed from,
+and results of something else are refused: what stands in these tables describes the cells as they are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +18,7 @@ from backtracking_assets.storage.archive import CONTENT_COLUMNS, read_archive
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import conform, table_of
+from backtracking_assets.storage.statements import count, delete_cell_rows, insert_rows, remove_results
 from backtracking_assets.storage.tables import TABLES
 
 
@@ -37,9 +38,9 @@ def commit_condition(layout: StoreLayout, condition: Condition, *, run_id: str, 
         if _loses_content(connection, fingerprint, completions):
             _remove_derived(connection, fingerprint)
         connection.execute("delete from completions where fingerprint = ?", [fingerprint])
-        _insert(connection, "completions", completions)
+        insert_rows(connection, "completions", completions)
         connection.execute("delete from conditions where fingerprint = ?", [fingerprint])
-        _insert(connection, "conditions", _condition_row(condition, completions, run_id))
+        insert_rows(connection, "conditions", _condition_row(condition, completions, run_id))
     return completions.num_rows
 
 
@@ -81,10 +82,16 @@ def link_cell(
                 f"Cell {cell} has {n_completions} of its {n_problems * n_samples} completions in the database; "
                 f"run the same command again, which generates what is missing."
             )
-        rules_digest = _rules_of_unchanged(connection, cell, fingerprint, problem_set_digest, n_samples)
-        if rules_digest is None:
-            _remove_results(connection, [cell])
-        connection.execute("delete from cells where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale])
+        unchanged = connection.execute(
+            """
+            select rules_digest from cells
+            where layer_subset = ? and scale = ? and fingerprint = ? and problem_set_digest = ? and n_samples = ?
+            """,
+            [cell.layer_subset, cell.scale, fingerprint, problem_set_digest, n_samples],
+        ).fetchone()
+        if not unchanged:
+            remove_results(connection, cell)
+        delete_cell_rows(connection, "cells", cell)
         row = {
             "layer_subset": cell.layer_subset,
             "scale": cell.scale,
@@ -92,12 +99,12 @@ def link_cell(
             "problem_set_digest": problem_set_digest,
             "n_samples": n_samples,
             "n_completions": n_completions,
-            "rules_digest": rules_digest,
+            "rules_digest": unchanged[0] if unchanged else None,
             "linked": linked,
             "run_id": run_id,
             "committed_at": datetime.now(UTC),
         }
-        _insert(connection, "cells", table_of([row], TABLES["cells"].schema))
+        insert_rows(connection, "cells", table_of([row], TABLES["cells"].schema))
     return n_completions
 
 
@@ -117,7 +124,7 @@ def write_problem_set(layout: StoreLayout, problems: Sequence[Problem], *, wait:
     table = table_of(rows, TABLES["problem_sets"].schema)
     with writing(layout, wait=wait) as connection:
         connection.execute("delete from problem_sets where problem_set_digest = ?", [name])
-        _insert(connection, "problem_sets", table)
+        insert_rows(connection, "problem_sets", table)
     return name
 
 
@@ -141,7 +148,7 @@ def write_layer_subset(
     table = table_of([row], TABLES["layer_subsets"].schema)
     with writing(layout, wait=wait) as connection:
         connection.execute("delete from layer_subsets where layer_subset = ?", [layer_subset])
-        _insert(connection, "layer_subsets", table)
+        insert_rows(connection, "layer_subsets", table)
     return composition
 
 
@@ -158,7 +165,7 @@ def write_detections(
     fingerprint, rules_digest = _only(table, "fingerprint"), _only(table, "rules_digest")
     with writing(layout, wait=wait) as connection:
         connection.register("incoming", table)
-        orphans = _count(
+        orphans = count(
             connection,
             "select count(*) from incoming anti join completions using (fingerprint, problem_id, sample_id)",
         )
@@ -187,10 +194,8 @@ def write_metrics(layout: StoreLayout, metrics: pa.Table, *, wait: float = DEFAU
     with writing(layout, wait=wait) as connection:
         _refuse_outdated(connection, table, "metrics")
         for cell in _cells_of(table):
-            connection.execute(
-                "delete from metrics where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale]
-            )
-        _insert(connection, "metrics", table)
+            delete_cell_rows(connection, "metrics", cell)
+        insert_rows(connection, "metrics", table)
 
 
 def write_comparisons(
@@ -209,20 +214,27 @@ def write_comparisons(
         if cells is None:
             connection.execute("delete from comparisons")
         for cell in cells or ():
-            connection.execute(
-                "delete from comparisons where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale]
-            )
-        _insert(connection, "comparisons", table)
+            delete_cell_rows(connection, "comparisons", cell)
+        insert_rows(connection, "comparisons", table)
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
-    connection.register("incoming", table)
-    connection.execute(f'insert into "{name}" by name select * from incoming')
-    connection.unregister("incoming")
+def write_checks(layout: StoreLayout, checks: pa.Table, *, wait: float = DEFAULT_WAIT) -> None:
+    """Replace the outcomes of the checks of one cell's asset.
 
-
-def _count(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] = ()) -> int:
-    return int(connection.execute(sql, list(parameters)).fetchall()[0][0])
+    Raises:
+        StorageError: the table is empty or mixes cells or assets, or the cell was never linked to a condition.
+    """
+    table = _not_empty(conform(checks, TABLES["checks"].schema), "checks")
+    cells, asset = _cells_of(table), _only(table, "asset")
+    if len(cells) != 1:
+        raise StorageError(f"Checks of one cell at a time are stored; {len(cells)} were given.")
+    cell = cells[0]
+    with writing(layout, wait=wait) as connection:
+        linked = "select count(*) from cells where layer_subset = ? and scale = ?"
+        if not count(connection, linked, [cell.layer_subset, cell.scale]):
+            raise StorageError(f"Cell {cell} was never linked to a condition, so its checks are of nothing.")
+        delete_cell_rows(connection, "checks", cell, assets=[asset])
+        insert_rows(connection, "checks", table)
 
 
 def _condition_row(condition: Condition, completions: pa.Table, run_id: str) -> pa.Table:
@@ -250,7 +262,7 @@ def _loses_content(connection: duckdb.DuckDBPyConnection, fingerprint: str, comp
     """Whether a stored completion is missing from the table, or stands there with other content."""
     connection.register("incoming", completions)
     same = " and ".join(f"stored.{name} = incoming.{name}" for name in CONTENT_COLUMNS)
-    lost = _count(
+    lost = count(
         connection,
         f"""
         select count(*) from completions stored
@@ -266,31 +278,11 @@ def _loses_content(connection: duckdb.DuckDBPyConnection, fingerprint: str, comp
 
 def _remove_derived(connection: duckdb.DuckDBPyConnection, fingerprint: str) -> None:
     connection.execute("delete from detections where fingerprint = ?", [fingerprint])
+    connection.execute("delete from comparisons where baseline_fingerprint = ?", [fingerprint])
     rows = connection.execute("select layer_subset, scale from cells where fingerprint = ?", [fingerprint]).fetchall()
-    _remove_results(connection, [Cell(layer_subset, scale) for layer_subset, scale in rows])
+    for layer_subset, scale in rows:
+        remove_results(connection, Cell(layer_subset, scale))
     connection.execute("update cells set rules_digest = null where fingerprint = ?", [fingerprint])
-
-
-def _remove_results(connection: duckdb.DuckDBPyConnection, cells: Sequence[Cell]) -> None:
-    for cell in cells:
-        for table in ("metrics", "comparisons"):
-            connection.execute(
-                f"delete from {table} where layer_subset = ? and scale = ?", [cell.layer_subset, cell.scale]
-            )
-
-
-def _rules_of_unchanged(
-    connection: duckdb.DuckDBPyConnection, cell: Cell, fingerprint: str, problems: str, n_samples: int
-) -> str | None:
-    """The rules that the cell was read by; None where it is new or will now hold other completions."""
-    rows = connection.execute(
-        """
-        select rules_digest from cells
-        where layer_subset = ? and scale = ? and fingerprint = ? and problem_set_digest = ? and n_samples = ?
-        """,
-        [cell.layer_subset, cell.scale, fingerprint, problems, n_samples],
-    ).fetchall()
-    return rows[0][0] if rows else None
 
 
 def _adopt_rules(connection: duckdb.DuckDBPyConnection, cell: Cell, fingerprint: str, rules_digest: str) -> None:
@@ -301,12 +293,12 @@ def _adopt_rules(connection: duckdb.DuckDBPyConnection, cell: Cell, fingerprint:
     if not rows or rows[0][0] != fingerprint:
         raise StorageError(f"Cell {cell} does not point to condition {fingerprint[:12]}; link it before detection.")
     if rows[0][1] != rules_digest:
-        _remove_results(connection, [cell])
+        remove_results(connection, cell, keep_generation_checks=True)
     connection.execute(
         "update cells set rules_digest = ? where layer_subset = ? and scale = ?",
         [rules_digest, cell.layer_subset, cell.scale],
     )
-    unread = _count(
+    unread = count(
         connection,
         "select count(*) from generations where layer_subset = ? and scale = ? and rules_digest is null",
         [cell.layer_subset, cell.scale],
@@ -345,5 +337,5 @@ def _not_empty(table: pa.Table, what: str) -> pa.Table:
 def _only(table: pa.Table, column: str) -> str:
     values = table.column(column).unique().to_pylist()
     if len(values) != 1:
-        raise StorageError(f"Detections of one {column} at a time are stored; {len(values)} were given.")
+        raise StorageError(f"Rows of one {column} at a time are stored; {len(values)} were given.")
     return values[0]

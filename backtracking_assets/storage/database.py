@@ -35,7 +35,7 @@ def reading(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[duck
             version, or a statement fails.
     """
     if not layout.database.exists():
-        with duckdb.connect(":memory:", config=_config()) as connection:
+        with duckdb.connect(":memory:") as connection:
             _create_tables(connection)
             yield connection
         return
@@ -76,7 +76,7 @@ def _create(layout: StoreLayout) -> None:
         set_aside(layout, orphan, "a write-ahead log without its database, which was moved or removed")
 
     def fill(path: Path) -> None:
-        with duckdb.connect(str(path), config=_config()) as connection:
+        with duckdb.connect(str(path)) as connection:
             _create_tables(connection)
 
     try:
@@ -97,11 +97,13 @@ def _opened(
     connection = _connect(layout, read_only, deadline, wait)
     try:
         _check_version(layout, connection)
+        # Results must not depend on where the machine stands. A setting of the session: given on connecting, it would
+        # keep out another connection of this process that does not give it.
+        connection.execute("set TimeZone = 'UTC'")
         yield connection
     except duckdb.Error as error:
-        raise StorageError(
-            f"The database {layout.database} refused a statement, and nothing of it was kept: {_first_line(error)}."
-        ) from error
+        outcome = "could not answer" if read_only else "refused a statement, and nothing of the transaction was kept"
+        raise StorageError(f"The database {layout.database} {outcome}: {_first_line(error)}.") from error
     finally:
         connection.close()
 
@@ -109,7 +111,7 @@ def _opened(
 def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float) -> duckdb.DuckDBPyConnection:
     while True:
         try:
-            return duckdb.connect(str(layout.database), read_only=read_only, config=_config())
+            return duckdb.connect(str(layout.database), read_only=read_only)
         except duckdb.Error as error:
             holder = _holder(error)
             if holder is None:
@@ -160,11 +162,6 @@ def _check_version(layout: StoreLayout, connection: duckdb.DuckDBPyConnection) -
             f"The database {layout.database} has schema version {version}, and this release knows "
             f"{SCHEMA_VERSION}; it was left as it is: {remedy}."
         )
-
-
-def _config() -> dict[str, str | bool | int | float | list[str]]:
-    # The same everywhere: DuckDB refuses two connections of one process that differ in their settings.
-    return {"TimeZone": "UTC"}
 
 
 def _first_line(error: duckdb.Error) -> str:

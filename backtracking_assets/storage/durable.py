@@ -14,7 +14,7 @@ from backtracking_assets.errors import StorageError
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^@]+)@(?P<pid>\d+)\.[0-9a-f]{8}\.tmp(\.wal)?")
 
 
-def write_durably(path: Path, write: Callable[[Path], None]) -> None:
+def write_durably(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a temporary file in the same folder, then put that in the place of `path`.
 
     The file is flushed to the disk before it is renamed and the folder after it, so that a power cut leaves the old
@@ -36,6 +36,29 @@ def write_durably(path: Path, write: Callable[[Path], None]) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text_durably(path: Path, text: str) -> None:
+    """Write UTF-8 text as `write_durably` does, making the folder if there is none.
+
+    Raises:
+        StorageError: see `write_durably`.
+    """
+    make_folder(path.parent)
+    write_durably(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and make the fact that it exists durable.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _flush(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be made: {error.strerror}.") from error
 
 
 def remove_stale_temporaries(folder: Path) -> int:

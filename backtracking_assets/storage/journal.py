@@ -16,7 +16,7 @@ from backtracking_assets.conditions import canonical_json, digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.chunks import Chunk, chunk_of, cut
-from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
+from backtracking_assets.storage.durable import make_folder, remove_stale_temporaries, write_text_durably
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.parquet import DamagedFileError, read_parquet, write_parquet
 from backtracking_assets.storage.rows import Key, conform, keys_of
@@ -40,10 +40,7 @@ def plan_chunks(
         ValueError: see `chunks.cut`.
     """
     folder = layout.journal_of(fingerprint)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be made: {error.strerror}.") from error
+    make_folder(folder)
     remove_stale_temporaries(folder)
     known = set(present)
     missing = [key for key in wanted if key not in known]
@@ -75,6 +72,7 @@ def finish_chunk(layout: StoreLayout, fingerprint: str, chunk: Chunk, completion
         if table.column(column).unique().to_pylist() != [value]:
             raise StorageError(f"Chunk {chunk.chunk_id} was given rows with another {column}; nothing is kept.")
     path = layout.chunk_file(fingerprint, chunk.chunk_id)
+    make_folder(path.parent)
     write_parquet(table.take([rows[key] for key in chunk.keys]), path, _chunk_facts(fingerprint, chunk.chunk_id))
     return path
 
@@ -175,8 +173,4 @@ def _write_plan(layout: StoreLayout, fingerprint: str, chunks: list[Chunk]) -> N
         "chunks": [chunk.keys for chunk in chunks],
     }
     text = canonical_json({**content, "sha256": digest(content)})
-    write_durably(layout.plan_of(fingerprint), lambda temporary: _write_text(temporary, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text_durably(layout.plan_of(fingerprint), text)

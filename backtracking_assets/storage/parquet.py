@@ -5,7 +5,9 @@ the table's content. It is computed over values, so it covers everything that a 
 checksums are on besides, so that damaged pages are found before they are decoded.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +20,8 @@ from backtracking_assets.storage.rows import conform
 
 _PREFIX = "backtracking."
 _CHECKSUM = "sha256"
+# What pyarrow raises on bytes that are not what they were: its own errors, and plain ones where names do not decode.
+_UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
 class DamagedFileError(StorageError):
@@ -56,10 +60,11 @@ def read_parquet(path: Path, *, schema: pa.Schema, expected: Mapping[str, str]) 
     Raises:
         DamagedFileError: the file is missing, empty, torn, of another schema, was written with other facts than
             `expected`, or its content differs from its checksum.
+        StorageError: the file may not be read.
     """
-    file = _open(path)
-    facts = _facts(path, file, expected)
-    table = _read(path, file, schema.names, schema)
+    with _opened(path) as file:
+        facts = _facts(path, file, expected)
+        table = _read(path, file, schema.names, schema)
     stated = facts.pop(_CHECKSUM, None)
     if stated != content_sha256(table, facts):
         raise DamagedFileError(path, "its checksum does not fit its content" if stated else "it has no checksum")
@@ -72,9 +77,9 @@ def read_columns(path: Path, columns: Sequence[str], *, schema: pa.Schema, expec
     Raises:
         DamagedFileError: the file is missing, empty, torn, of another schema or another condition.
     """
-    file = _open(path)
-    _facts(path, file, expected)
-    return _read(path, file, columns, schema)
+    with _opened(path) as file:
+        _facts(path, file, expected)
+        return _read(path, file, columns, schema)
 
 
 def read_facts(path: Path, *, expected: Mapping[str, str]) -> dict[str, str]:
@@ -83,27 +88,37 @@ def read_facts(path: Path, *, expected: Mapping[str, str]) -> dict[str, str]:
     Raises:
         DamagedFileError: the file is missing, empty, torn or of another condition.
     """
-    facts = _facts(path, _open(path), expected)
+    with _opened(path) as file:
+        facts = _facts(path, file, expected)
     facts.pop(_CHECKSUM, None)
     return facts
 
 
-def _open(path: Path) -> pq.ParquetFile:
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        if path.stat().st_size == 0:
-            raise DamagedFileError(path, "it is empty")
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        handle = path.open("rb")
     except FileNotFoundError as error:
         raise DamagedFileError(path, "it does not exist") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedFileError(path, f"it is torn or is no Parquet file ({_first_line(error)})") from error
+    except OSError as error:
+        # No permission, or too many open files: the file itself may be whole, and must not be set aside.
+        raise StorageError(f"{path} cannot be read: {error.strerror}.") from error
+    with handle:
+        if os.fstat(handle.fileno()).st_size == 0:
+            raise DamagedFileError(path, "it is empty")
+        try:
+            file = pq.ParquetFile(handle, page_checksum_verification=True)
+        except _UNREADABLE as error:
+            raise DamagedFileError(path, f"it is torn or is no Parquet file ({_first_line(error)})") from error
+        with file:
+            yield file
 
 
 def _facts(path: Path, file: pq.ParquetFile, expected: Mapping[str, str]) -> dict[str, str]:
     try:
         raw = file.schema_arrow.metadata or {}
         facts = {key.decode(): value.decode() for key, value in raw.items()}
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise DamagedFileError(path, f"its metadata is damaged ({_first_line(error)})") from error
     facts = {key.removeprefix(_PREFIX): value for key, value in facts.items() if key.startswith(_PREFIX)}
     for key, value in expected.items():
@@ -114,13 +129,14 @@ def _facts(path: Path, file: pq.ParquetFile, expected: Mapping[str, str]) -> dic
 
 
 def _read(path: Path, file: pq.ParquetFile, columns: Sequence[str], schema: pa.Schema) -> pa.Table:
-    found = file.schema_arrow.remove_metadata()
-    if not found.equals(schema.remove_metadata()):
-        raise DamagedFileError(path, "its columns are not those of the expected schema")
     try:
+        if not file.schema_arrow.remove_metadata().equals(schema.remove_metadata()):
+            raise DamagedFileError(path, "its columns are not those of the expected schema")
         table = file.read(columns=list(columns))
         return conform(table, pa.schema([schema.field(name) for name in columns]))
-    except (pa.ArrowException, OSError, StorageError) as error:
+    except DamagedFileError:
+        raise
+    except (*_UNREADABLE, StorageError) as error:
         raise DamagedFileError(path, f"its content cannot be decoded ({_first_line(error)})") from error
 
 

@@ -83,6 +83,11 @@ def comparisons(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     return _rows(layout, "comparisons", {}, wait)
 
 
+def checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The outcomes of the checks of all cells."""
+    return _rows(layout, "checks", {}, wait)
+
+
 def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:
     """How many completions each condition has, by fingerprint."""
     table = _query(layout, "select fingerprint, count(*) as n from completions group by all order by all", [], wait)

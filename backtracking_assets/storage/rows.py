@@ -56,10 +56,6 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         fitting.validate(full=True)
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"A table does not fit its schema: {error}.") from error
-    for field in schema:
-        # Arrow's own cast lets NULLs pass where the type needs no conversion.
-        if not field.nullable and fitting.column(field.name).null_count:
-            raise StorageError(f"A table does not fit its schema: column {field.name} holds a NULL.")
     return fitting
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from backtracking_assets.records import COMPARISONS, COMPLETION_KEY, COMPLETIONS, DETECTIONS, METRICS
+from backtracking_assets.records import CHECKS, COMPARISONS, COMPLETION_KEY, COMPLETIONS, DETECTIONS, METRICS
 
 SCHEMA_VERSION = 1
 """Raised with every change of a table or a view."""
@@ -89,6 +89,7 @@ TABLES: dict[str, Table] = {
         Table("detections", DETECTIONS, (*COMPLETION_KEY, "rules_digest")),
         Table("metrics", METRICS, ("layer_subset", "scale", "metric")),
         Table("comparisons", COMPARISONS, ("layer_subset", "scale", "metric")),
+        Table("checks", CHECKS, ("layer_subset", "scale", "asset", "name")),
     )
 }
 
