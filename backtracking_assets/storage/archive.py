@@ -13,7 +13,7 @@ from backtracking_assets.errors import StorageError
 from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.durable import remove_stale_temporaries
 from backtracking_assets.storage.journal import finished_chunks
-from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.layout import StoreLayout, is_fingerprint
 from backtracking_assets.storage.parquet import (
     DamagedFileError,
     read_columns,
@@ -106,7 +106,7 @@ def archived_keys(layout: StoreLayout, fingerprint: str) -> set[Key]:
 
 def archived_fingerprints(layout: StoreLayout) -> list[str]:
     """Fingerprints of the conditions that have an archive, sorted."""
-    return sorted(path.stem for path in layout.archive.glob("[0-9a-f]*.parquet"))
+    return sorted(path.stem for path in layout.archive.glob("*.parquet") if is_fingerprint(path.stem))
 
 
 def archived_condition(layout: StoreLayout, fingerprint: str) -> Condition:

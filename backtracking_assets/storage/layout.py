@@ -83,8 +83,13 @@ class StoreLayout:
                 ) from error
 
 
+def is_fingerprint(text: str) -> bool:
+    """Whether a text has the form of a fingerprint: 64 lower-case hexadecimal digits."""
+    return _FINGERPRINT.fullmatch(text) is not None
+
+
 def _checked(fingerprint: str) -> str:
     """The fingerprint, refused unless it is one: it becomes a file name, and bundles come from elsewhere."""
-    if not _FINGERPRINT.fullmatch(fingerprint):
+    if not is_fingerprint(fingerprint):
         raise StorageError(f"{fingerprint!r} is not a fingerprint: 64 hexadecimal digits were expected.")
     return fingerprint

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from backtracking_assets.errors import StorageError
@@ -46,7 +47,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the schema's columns, order and types, without metadata.
 
     Raises:
-        StorageError: a column is missing or unknown, a value does not fit its type, or a NULL stands where none may.
+        StorageError: a column is missing or unknown, a value does not fit its type or is NaN, or a NULL stands
+            where none may.
     """
     if set(table.column_names) != set(schema.names) or len(table.column_names) != len(schema.names):
         difference = _name_difference(set(table.column_names), set(schema.names))
@@ -56,6 +58,10 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         fitting.validate(full=True)
     except (pa.ArrowException, ValueError) as error:
         raise StorageError(f"A table does not fit its schema: {error}.") from error
+    for name in (field.name for field in schema if pa.types.is_floating(field.type)):
+        # What could not be measured is NULL. A NaN is a computation that went wrong, and it would sort above all rates.
+        if np.isnan(fitting.column(name).drop_null().to_numpy()).any():
+            raise StorageError(f"A table does not fit its schema: column {name} holds a NaN.")
     return fitting
 
 

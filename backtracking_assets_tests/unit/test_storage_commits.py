@@ -1,11 +1,13 @@
 """Transactions and queries: rows are replaced by key, and results never outlive what they were computed from."""
 
+import shutil
 import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from backtracking_assets.conditions import problem_set_digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.records import COMPLETIONS, DETECTIONS, METRICS, Cell, Problem
 from backtracking_assets.storage import queries
@@ -44,6 +46,7 @@ from backtracking_assets_tests.unit.storage_samples import (
 )
 
 BASE, LESS = condition(1.0), condition(0.0)
+DIGEST = problem_set_digest(problems(2))
 
 
 @pytest.fixture
@@ -66,15 +69,27 @@ def link(layout: StoreLayout, cell: Cell, n_problems: int = 2, n_samples: int = 
     return digest
 
 
-def whole(layout: StoreLayout, cell: Cell = ABLATED, n_problems: int = 2, n_samples: int = 2) -> str:
-    """A cell with everything that follows from its completions; the digest of its problem set."""
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one ablated cell of two problems and two samples, and everything that follows from them."""
+    layout = StoreLayout(tmp_path_factory.mktemp("measured"))
+    measure(layout, ABLATED)
+    return layout.root
+
+
+@pytest.fixture
+def study(measured: Path, tmp_path: Path) -> StoreLayout:
+    """A copy of `measured` to change."""
+    return StoreLayout(Path(shutil.copytree(measured, tmp_path / "study")))
+
+
+def measure(layout: StoreLayout, cell: Cell) -> None:
     of = BASE if cell.scale == 1.0 else LESS
-    generate(layout, of, keys(n_problems, n_samples))
-    digest = link(layout, cell, n_problems, n_samples)
-    write_detections(layout, detections_of(of.fingerprint, keys(n_problems, n_samples)), cell=cell)
-    write_metrics(layout, metrics_of(cell, of.fingerprint, digest))
-    write_comparisons(layout, comparison_of(cell, of.fingerprint, BASE.fingerprint, digest))
-    return digest
+    generate(layout, of, keys(2, 2))
+    link(layout, cell)
+    write_detections(layout, detections_of(of.fingerprint, keys(2, 2)), cell=cell)
+    write_metrics(layout, metrics_of(cell, of.fingerprint, DIGEST))
+    write_comparisons(layout, comparison_of(cell, of.fingerprint, BASE.fingerprint, DIGEST), cells=[cell])
 
 
 def left(layout: StoreLayout) -> dict[str, int]:
@@ -124,49 +139,45 @@ def test_text_with_surrogates_and_nul_and_the_largest_token_id_are_stored(layout
     assert stored["token_ids"] == [2**31 - 1]
 
 
-def test_a_commit_repeated_changes_nothing_and_replaces_rather_than_adds(layout: StoreLayout) -> None:
-    whole(layout)
-    before = left(layout)
+def test_a_commit_repeated_changes_nothing_and_replaces_rather_than_adds(study: StoreLayout) -> None:
+    before = left(study)
     assert before == {"detections": 4, "metrics": 2, "comparisons": 1}
-    assert commit_condition(layout, LESS, run_id="run-9") == 4
-    assert queries.completion_counts(layout) == {LESS.fingerprint: 4}
-    assert left(layout) == before
+    assert commit_condition(study, LESS, run_id="run-9") == 4
+    assert queries.completion_counts(study) == {LESS.fingerprint: 4}
+    assert left(study) == before
 
 
-def test_a_commit_without_an_archive_changes_nothing(layout: StoreLayout) -> None:
-    whole(layout)
-    path = layout.archive_of(LESS.fingerprint)
+def test_a_commit_without_an_archive_changes_nothing(study: StoreLayout) -> None:
+    path = study.archive_of(LESS.fingerprint)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DamagedFileError):
-        commit_condition(layout, LESS, run_id="run-9")
-    assert queries.completion_counts(layout) == {LESS.fingerprint: 4}
+        commit_condition(study, LESS, run_id="run-9")
+    assert queries.completion_counts(study) == {LESS.fingerprint: 4}
 
 
-def test_changed_completions_take_what_was_computed_from_them_along(layout: StoreLayout) -> None:
-    whole(layout)
-    layout.archive_of(LESS.fingerprint).unlink()
+def test_changed_completions_take_what_was_computed_from_them_along(study: StoreLayout) -> None:
+    study.archive_of(LESS.fingerprint).unlink()
     chunk = chunk_of(LESS.fingerprint, keys(2, 2))
-    finish_chunk(layout, LESS.fingerprint, chunk, completions_of(LESS.fingerprint, chunk, n_firings=3))
-    compact(layout, LESS)
-    commit_condition(layout, LESS, run_id="run-9")
-    assert left(layout) == {"detections": 0, "metrics": 0, "comparisons": 0}
-    row = queries.cell_row(layout, ABLATED)
+    finish_chunk(study, LESS.fingerprint, chunk, completions_of(LESS.fingerprint, chunk, n_firings=3))
+    compact(study, LESS)
+    commit_condition(study, LESS, run_id="run-9")
+    assert left(study) == {"detections": 0, "metrics": 0, "comparisons": 0}
+    row = queries.cell_row(study, ABLATED)
     assert row is not None
     assert row["rules_digest"] is None
 
 
-def test_appended_problems_keep_what_is_known_of_the_others(layout: StoreLayout) -> None:
-    whole(layout)
+def test_appended_problems_keep_what_is_known_of_the_others(study: StoreLayout) -> None:
     chunk = chunk_of(LESS.fingerprint, keys(3, 2)[4:])
-    finish_chunk(layout, LESS.fingerprint, chunk, completions_of(LESS.fingerprint, chunk))
-    compact(layout, LESS)
-    commit_condition(layout, LESS, run_id="run-9")
-    clear_journal(layout, LESS.fingerprint)
-    assert left(layout)["detections"] == 4
+    finish_chunk(study, LESS.fingerprint, chunk, completions_of(LESS.fingerprint, chunk))
+    compact(study, LESS)
+    commit_condition(study, LESS, run_id="run-9")
+    clear_journal(study, LESS.fingerprint)
+    assert left(study)["detections"] == 4
     # The cell still points to its two problems; its results stand until it is linked to three.
-    assert left(layout)["metrics"] == 2
-    link(layout, ABLATED, 3)
-    assert left(layout) == {"detections": 4, "metrics": 0, "comparisons": 0}
+    assert left(study)["metrics"] == 2
+    link(study, ABLATED, 3)
+    assert left(study) == {"detections": 4, "metrics": 0, "comparisons": 0}
 
 
 def test_a_cell_holds_exactly_its_problems_and_samples(layout: StoreLayout) -> None:
@@ -219,12 +230,11 @@ def test_a_cell_that_lacks_a_completion_or_its_problems_is_not_linked(layout: St
     assert queries.cells(layout).num_rows == 0
 
 
-def test_linking_again_keeps_results_and_fewer_samples_remove_them(layout: StoreLayout) -> None:
-    whole(layout)
-    link(layout, ABLATED)
-    assert left(layout) == {"detections": 4, "metrics": 2, "comparisons": 1}
-    link(layout, ABLATED, n_samples=1)
-    assert left(layout) == {"detections": 4, "metrics": 0, "comparisons": 0}
+def test_linking_again_keeps_results_and_fewer_samples_remove_them(study: StoreLayout) -> None:
+    link(study, ABLATED)
+    assert left(study) == {"detections": 4, "metrics": 2, "comparisons": 1}
+    link(study, ABLATED, n_samples=1)
+    assert left(study) == {"detections": 4, "metrics": 0, "comparisons": 0}
 
 
 def test_detections_replace_those_of_the_same_rules_and_keys(layout: StoreLayout) -> None:
@@ -253,70 +263,64 @@ def test_detections_that_fit_nothing_are_refused(layout: StoreLayout) -> None:
     assert left(layout)["detections"] == 0
 
 
-def test_new_rules_remove_the_results_by_the_old_ones(layout: StoreLayout) -> None:
-    digest = whole(layout)
-    write_detections(layout, detections_of(LESS.fingerprint, keys(2, 2)), cell=ABLATED)
-    assert left(layout)["metrics"] == 2
-    write_detections(layout, detections_of(LESS.fingerprint, keys(2, 2), "0" * 64), cell=ABLATED)
-    assert left(layout) == {"detections": 4, "metrics": 0, "comparisons": 0}
+def test_new_rules_remove_the_results_by_the_old_ones(study: StoreLayout) -> None:
+    write_detections(study, detections_of(LESS.fingerprint, keys(2, 2)), cell=ABLATED)
+    assert left(study)["metrics"] == 2
+    write_detections(study, detections_of(LESS.fingerprint, keys(2, 2), "0" * 64), cell=ABLATED)
+    assert left(study) == {"detections": 4, "metrics": 0, "comparisons": 0}
     with pytest.raises(StorageError, match="has changed since its metrics were computed"):
-        write_metrics(layout, metrics_of(ABLATED, LESS.fingerprint, digest))
+        write_metrics(study, metrics_of(ABLATED, LESS.fingerprint, DIGEST))
     with pytest.raises(StorageError, match="has changed since its comparisons were computed"):
-        write_comparisons(layout, comparison_of(ABLATED, LESS.fingerprint, BASE.fingerprint, digest))
+        write_comparisons(study, comparison_of(ABLATED, LESS.fingerprint, BASE.fingerprint, DIGEST))
 
 
-def test_metrics_replace_the_rows_of_their_cells_only(layout: StoreLayout) -> None:
-    whole(layout)
-    digest = whole(layout, BASELINE)
-    fewer = metrics_of(BASELINE, BASE.fingerprint, digest, estimate=None).slice(0, 1)
-    write_metrics(layout, fewer)
-    rows = queries.metrics(layout).to_pylist()
+def test_metrics_replace_the_rows_of_their_cells_only(study: StoreLayout) -> None:
+    measure(study, BASELINE)
+    fewer = metrics_of(BASELINE, BASE.fingerprint, DIGEST, estimate=None).slice(0, 1)
+    write_metrics(study, fewer)
+    rows = queries.metrics(study).to_pylist()
     assert [(row["scale"], row["metric"], row["estimate"]) for row in rows] == [
         (0.0, "accuracy", 0.5),
         (0.0, "strict_rate", 0.5),
         (1.0, "strict_rate", None),
     ]
     with pytest.raises(StorageError, match="no metrics"):
-        write_metrics(layout, fewer.slice(0, 0))
+        write_metrics(study, fewer.slice(0, 0))
     with pytest.raises(StorageError, match="does not fit"):
-        write_metrics(layout, fewer.drop_columns(["n"]))
-    assert queries.metrics(layout).schema.equals(METRICS)
+        write_metrics(study, fewer.drop_columns(["n"]))
+    assert queries.metrics(study).schema.equals(METRICS)
 
 
-def test_comparisons_replace_all_or_the_given_cells(layout: StoreLayout) -> None:
-    digest = whole(layout)
-    whole(layout, BASELINE)
-    # The baseline's own comparison, written for all cells, replaced the other.
-    assert queries.comparisons(layout)["scale"].to_pylist() == [1.0]
-    row = comparison_of(ABLATED, LESS.fingerprint, BASE.fingerprint, digest)
-    write_comparisons(layout, row, cells=[ABLATED])
-    assert queries.comparisons(layout)["scale"].to_pylist() == [0.0, 1.0]
+def test_comparisons_replace_all_or_the_given_cells(study: StoreLayout) -> None:
+    measure(study, BASELINE)
+    assert queries.comparisons(study)["scale"].to_pylist() == [0.0, 1.0]
+    row = comparison_of(ABLATED, LESS.fingerprint, BASE.fingerprint, DIGEST, difference=-0.125)
+    write_comparisons(study, row, cells=[ABLATED])
+    assert queries.comparisons(study)["difference"].to_pylist() == [-0.125, -0.25]
     with pytest.raises(StorageError, match="another cell: mlp_27_only at 0"):
-        write_comparisons(layout, row, cells=[BASELINE])
-    write_comparisons(layout, row)
-    assert queries.comparisons(layout).equals(row)
+        write_comparisons(study, row, cells=[BASELINE])
+    write_comparisons(study, row)
+    assert queries.comparisons(study).equals(row)
 
 
-def check_names(layout: StoreLayout) -> list[tuple[str, str]]:
-    rows = queries.checks(layout).to_pylist()
+def check_names(study: StoreLayout) -> list[tuple[str, str]]:
+    rows = queries.checks(study).to_pylist()
     return [(row["asset"], row["name"]) for row in rows]
 
 
-def test_checks_replace_those_of_their_asset_and_go_with_what_they_checked(layout: StoreLayout) -> None:
-    whole(layout)
-    write_checks(layout, checks_of(ABLATED, "generations", "rows", "gone"))
-    write_checks(layout, checks_of(ABLATED, "generations", "rows", passed=False))
-    write_checks(layout, checks_of(ABLATED, "metrics", "accuracy"))
-    assert check_names(layout) == [("generations", "rows"), ("metrics", "accuracy")]
-    assert queries.checks(layout)["passed"].to_pylist() == [False, True]
-    write_detections(layout, detections_of(LESS.fingerprint, keys(2, 2), "0" * 64), cell=ABLATED)
-    assert check_names(layout) == [("generations", "rows")]
-    link(layout, ABLATED, n_samples=1)
-    assert check_names(layout) == []
+def test_checks_replace_those_of_their_asset_and_go_with_what_they_checked(study: StoreLayout) -> None:
+    write_checks(study, checks_of(ABLATED, "generations", "rows", "gone"))
+    write_checks(study, checks_of(ABLATED, "generations", "rows", passed=False))
+    write_checks(study, checks_of(ABLATED, "metrics", "accuracy"))
+    assert check_names(study) == [("generations", "rows"), ("metrics", "accuracy")]
+    assert queries.checks(study)["passed"].to_pylist() == [False, True]
+    write_detections(study, detections_of(LESS.fingerprint, keys(2, 2), "0" * 64), cell=ABLATED)
+    assert check_names(study) == [("generations", "rows")]
+    link(study, ABLATED, n_samples=1)
+    assert check_names(study) == []
 
 
-def test_checks_of_nothing_or_of_two_cells_are_refused(layout: StoreLayout) -> None:
-    whole(layout)
+def test_checks_of_nothing_or_of_two_cells_are_refused(study: StoreLayout) -> None:
     one = checks_of(ABLATED, "metrics", "accuracy")
     for wrong, reason in (
         (one.slice(0, 0), "no checks"),
@@ -325,25 +329,23 @@ def test_checks_of_nothing_or_of_two_cells_are_refused(layout: StoreLayout) -> N
         (checks_of(BASELINE, "metrics", "accuracy"), "never linked"),
     ):
         with pytest.raises(StorageError, match=reason):
-            write_checks(layout, wrong)
-    assert check_names(layout) == []
+            write_checks(study, wrong)
+    assert check_names(study) == []
 
 
-def test_a_changed_baseline_takes_all_comparisons_with_it_along(layout: StoreLayout) -> None:
-    whole(layout)
-    generate(layout, BASE, keys(2, 2))
-    layout.archive_of(BASE.fingerprint).unlink()
+def test_a_changed_baseline_takes_all_comparisons_with_it_along(study: StoreLayout) -> None:
+    generate(study, BASE, keys(2, 2))
+    study.archive_of(BASE.fingerprint).unlink()
     chunk = chunk_of(BASE.fingerprint, keys(2, 2))
-    finish_chunk(layout, BASE.fingerprint, chunk, completions_of(BASE.fingerprint, chunk, text="another"))
-    compact(layout, BASE)
-    commit_condition(layout, BASE, run_id="run-9")
-    assert left(layout) == {"detections": 4, "metrics": 2, "comparisons": 0}
+    finish_chunk(study, BASE.fingerprint, chunk, completions_of(BASE.fingerprint, chunk, text="another"))
+    compact(study, BASE)
+    commit_condition(study, BASE, run_id="run-9")
+    assert left(study) == {"detections": 4, "metrics": 2, "comparisons": 0}
 
 
-def test_results_show_each_metric_with_its_difference(layout: StoreLayout) -> None:
-    whole(layout)
-    write_layer_subset(layout, "mlp_27_only", [(27, "mlp")])
-    with reading(layout) as connection:
+def test_results_show_each_metric_with_its_difference(study: StoreLayout) -> None:
+    write_layer_subset(study, "mlp_27_only", [(27, "mlp")])
+    with reading(study) as connection:
         rows = connection.execute(
             "select metric, estimate, difference, p_holm, components from results order by metric"
         ).fetchall()

@@ -122,6 +122,7 @@ def test_temporaries_of_living_writers_and_of_other_hosts_stay(tmp_path: Path) -
     (tmp_path / ".a.parquet.elsewhere@4000000.0123abcd.tmp").write_text("")
     (tmp_path / ".notes").write_text("")
     assert remove_stale_temporaries(tmp_path) == 0
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_table_comes_back_as_it_was_with_its_facts(file: Path, table: pa.Table) -> None:
@@ -277,6 +278,8 @@ def test_rows_that_do_not_fit_are_refused(table: pa.Table) -> None:
         table_of([{**row, "text": None}], COMPLETIONS)
     with pytest.raises(StorageError, match="does not fit"):
         table_of([{**row, "sample_id": 2**31}], COMPLETIONS)
+    with pytest.raises(StorageError, match="column chunk_seconds holds a NaN"):
+        table_of([{**row, "chunk_seconds": float("nan")}], COMPLETIONS)
     with pytest.raises(StorageError, match="column device is missing"):
         conform(table.drop_columns(["device"]), COMPLETIONS)
     with pytest.raises(StorageError, match="given twice"):

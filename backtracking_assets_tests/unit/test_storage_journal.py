@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backtracking_assets.errors import StorageError
@@ -49,6 +49,10 @@ def finish(layout: StoreLayout, chunk: Chunk, **changes: object) -> Path:
 
 def reasons(layout: StoreLayout) -> list[str]:
     return [path.read_text().strip() for path in sorted(layout.set_aside.glob("*.reason.txt"))]
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps({"format": 1, "fingerprint": FINGERPRINT, "chunks": value, "sha256": "0"}).encode()
 
 
 @given(st.lists(st.integers(1, 6), max_size=12), st.integers(1, 8))
@@ -145,6 +149,16 @@ def test_a_bad_plan_is_made_anew_and_finished_chunks_keep_counting(
     assert finished_chunks(layout, FINGERPRINT).keys() == {chunk.chunk_id for chunk in first[1:]}
 
 
+@given(st.one_of(st.binary(max_size=60), st.recursive(st.none() | st.text() | st.floats(), st.lists).map(as_json)))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_other_plan_is_set_aside(layout: StoreLayout, content: bytes) -> None:
+    layout.journal_of(FINGERPRINT).mkdir(exist_ok=True)
+    layout.plan_of(FINGERPRINT).write_bytes(content)
+    before = len(reasons(layout))
+    assert plan_chunks(layout, FINGERPRINT, keys(1, 1), (), 1) == cut(FINGERPRINT, keys(1, 1), 1)
+    assert len(reasons(layout)) == before + 1
+
+
 def test_a_plan_made_anew_for_other_problems_is_cut_around_the_finished_chunks(layout: StoreLayout) -> None:
     first = plan_chunks(layout, FINGERPRINT, keys(4, 2), (), 4)
     finish(layout, first[1])
@@ -205,6 +219,7 @@ def test_the_archive_holds_all_completions_sorted_and_knows_its_condition(layout
     assert read_archive(layout, FINGERPRINT).schema.equals(COMPLETIONS)
     assert archived_keys(layout, FINGERPRINT) == set(keys(5, 2))
     assert archived_condition(layout, FINGERPRINT) == CONDITION
+    (layout.archive / "notes.parquet").write_bytes(b"")
     assert archived_fingerprints(layout) == [FINGERPRINT]
     # The journal waits for the database, so a death in between loses nothing and repeats to the same bytes.
     assert compact(layout, CONDITION) == 10
