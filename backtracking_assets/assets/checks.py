@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from backtracking_assets.assets.identity import Identity
 from backtracking_assets.conditions import Condition
@@ -132,7 +131,7 @@ def generation_checks(
 def detection_checks(checks: Checks, detections: pa.Table) -> list[CheckOutcome]:
     """Checks of a cell's detections, given as rows of `records.DETECTIONS`."""
     n = detections.num_rows
-    degenerate = int(pc.sum(detections["degenerate"]).as_py() or 0)
+    degenerate = sum(detections["degenerate"].to_pylist())
     no_answer = _count(detections, "verdict", "no_answer")
     return [
         _at_most("not_degenerate", degenerate, n, checks.degenerate_share, "are degenerate"),
@@ -182,4 +181,4 @@ def _at_most(name: str, count: int, n: int, share: float, what: str) -> CheckOut
 
 
 def _count(table: pa.Table, column: str, value: str) -> int:
-    return int(pc.sum(pc.equal(table[column], value)).as_py() or 0)
+    return table[column].to_pylist().count(value)

@@ -201,7 +201,7 @@ def _all_completions(stored: Sequence[StoredCell]) -> pa.Table:
 
 def _only(frame: pd.DataFrame, cells: set[Cell]) -> pd.DataFrame:
     wanted = [Cell(*pair) in cells for pair in zip(frame["layer_subset"], frame["scale"], strict=True)]
-    return frame[wanted].reset_index(drop=True)
+    return frame.loc[wanted].reset_index(drop=True)
 
 
 def _digests(stored: StoredCell) -> dict[str, str]:

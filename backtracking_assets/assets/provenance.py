@@ -6,7 +6,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from backtracking_assets.experiment import PROJECT_ROOT, Experiment
 from backtracking_assets.experiment_file import experiment_names
@@ -22,7 +21,7 @@ def provenance(experiment: Experiment, completions: pa.Table, run_id: str, argum
         run_id: the run that computes the figures.
         arguments: what follows `backtracking sweep EXPERIMENT` in the command that makes them again.
     """
-    span = pc.min_max(completions["generated_at"]).as_py() if completions.num_rows else {"min": None, "max": None}
+    times = completions["generated_at"].to_pylist()
     name = experiment.name if experiment.name in experiment_names() else str(experiment.source)
     return Provenance(
         run_ids=tuple(dict.fromkeys([run_id, *sorted(set(completions["run_id"].to_pylist()))])),
@@ -30,8 +29,8 @@ def provenance(experiment: Experiment, completions: pa.Table, run_id: str, argum
         versions=versions(),
         commit=commit(),
         command=f"backtracking sweep {name} {arguments}".rstrip(),
-        generated_from=span["min"],
-        generated_until=span["max"],
+        generated_from=min(times, default=None),
+        generated_until=max(times, default=None),
         tokens_per_second=tokens_per_second(completions),
     )
 
@@ -41,8 +40,8 @@ def tokens_per_second(completions: pa.Table) -> float | None:
     if completions.num_rows == 0:
         return None
     seconds = completions.group_by(["fingerprint", "chunk_id"]).aggregate([("chunk_seconds", "max")])
-    total = pc.sum(seconds["chunk_seconds_max"]).as_py()
-    return pc.sum(completions["n_tokens"]).as_py() / total if total else None
+    total = sum(seconds["chunk_seconds_max"].to_pylist())
+    return sum(completions["n_tokens"].to_pylist()) / total if total else None
 
 
 @cache

@@ -218,6 +218,6 @@ def _progress(console: Console, experiment: Experiment, n_cells: int, device: st
 
 def _show_results(experiment: Experiment, console: Console) -> None:
     opened = OpenExperiment(experiment, download=False)
-    console.print(terminal_table(result_table(sweep_report(opened, run_id="")), title=experiment.title))
+    console.print(terminal_table(result_table(sweep_report(opened, run_id="")), console.width, title=experiment.title))
     console.print(f"Report: {sweep_report_path(opened)}", soft_wrap=True, markup=False)
     console.print("Lineage and backfills: backtracking ui, then open http://127.0.0.1:3000")

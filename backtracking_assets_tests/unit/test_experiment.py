@@ -1,0 +1,186 @@
+"""Experiment files: what ships loads, what is wrong is refused in one sentence that names the place."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backtracking_assets.conditions import canonical_intervention
+from backtracking_assets.errors import ExperimentError
+from backtracking_assets.experiment_file import EXPERIMENTS_DIR, experiment_names, load_experiment
+from backtracking_assets.records import Cell
+from backtracking_assets_tests.tiny import experiment_document, write_experiment
+
+DOCUMENT = experiment_document(Path("checkpoint"), Path("problems.jsonl"))
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    """The document with one value replaced; REMOVED takes its key out."""
+    document = copy.deepcopy(DOCUMENT)
+    *steps, last = place.split(".")
+    target: Any = document
+    for step in steps:
+        target = target[int(step)] if isinstance(target, list) else target[step]
+    target[int(last) if isinstance(target, list) else last] = value
+    return document
+
+
+def test_shipped_experiments_load_and_name_their_files():
+    assert experiment_names() == ("deepseek_r1_distill_qwen_1_5b", "organism")
+    for name in experiment_names():
+        assert load_experiment(name).name == name
+
+
+def test_the_organism_plans_33_cells_of_480():
+    organism = load_experiment("organism")
+    assert len(organism.planned_cells()) == 5 * 6 + 3
+    assert organism.completions_per_cell == 480
+
+
+def test_the_real_experiment_has_the_values_of_the_reference_study():
+    real = load_experiment("deepseek_r1_distill_qwen_1_5b")
+    assert (real.sampling.temperature, real.sampling.top_p, real.sampling.seed) == (0.7, 0.95, 42)
+    assert (real.problems.count, real.problems.samples) == (120, 4)
+    assert real.layer_subsets["attn_no_early"].attention == (15, 17, 19, 27)
+    assert real.layer_subsets["mlp_late_cluster"].mlp == (19, 20, 22, 23, 24, 27)
+    assert len(real.layer_subsets["phase1_full"].components()) == 12
+    assert real.scales == (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+    assert real.prompting.variant == "baseline_think_newline"
+    assert len(real.prompting.variants) == 3
+
+
+def test_random_controls_match_their_subset_and_avoid_the_excluded():
+    organism = load_experiment("organism")
+    subsets = organism.all_subsets()
+    excluded = set(organism.layer_subsets["phase1_full"].components())
+    for draw in (1, 2, 3):
+        control = subsets[f"random_{draw}_of_attn_no_early"]
+        assert len(control.attention) == 4
+        assert not control.mlp
+        assert not excluded.intersection(control.components())
+        assert organism.control_of(f"random_{draw}_of_attn_no_early") == "attn_no_early"
+    assert organism.control_of("attn_no_early") is None
+
+
+def test_more_draws_keep_the_earlier_ones(tmp_path: Path):
+    few = load_experiment("organism").all_subsets()
+    document = yaml.safe_load((EXPERIMENTS_DIR / "organism.yaml").read_text())
+    document["controls"]["random"][0]["draws"] = 9
+    many = write_experiment(tmp_path / "o.yaml", document).all_subsets()
+    assert all(many[name] == subset for name, subset in few.items())
+    assert len(many) == len(few) + 6
+
+
+BAD = [
+    ("modell", {}, "modell: unknown key (did you mean model?)"),
+    ("sampling.top_k", 5, "sampling.top_k: unknown key (did you mean top_p"),
+    ("sampling.top_p", 0, "sampling.top_p: Input should be greater than 0 (it is 0)"),
+    ("sampling.temperature", "hot", "sampling.temperature: Input should be a valid number"),
+    ("sampling.temperature", -1, "sampling.temperature: Input should be greater than or equal to 0"),
+    ("sampling.max_new_tokens", 0, "sampling.max_new_tokens"),
+    ("scales", [0.0, float("nan"), 1.0], "scales.1: Input should be a finite number"),
+    ("scales", [0.0, float("inf"), 1.0], "scales.1: Input should be a finite number"),
+    ("scales", [0.0, 0.0, 1.0], "scales: a scale is listed twice"),
+    ("scales", [0.0, 0.5], "scales: 1.0 is missing"),
+    ("scales", [-1.0, 1.0], "scales: a scale below 0"),
+    ("scales", [], "scales: Tuple should have at least 1 item"),
+    ("layer_subsets.attn_1", {"attention": [2]}, "layer_subsets.attn_1: attention layer 2 does not exist"),
+    ("layer_subsets.attn_1", {"attention": [-1]}, "layer_subsets.attn_1: attention layer -1 does not exist"),
+    ("layer_subsets.attn_1", {}, "layer_subsets.attn_1: it names no layer"),
+    ("layer_subsets.attn_1", {"attention": [1, 1]}, "layer_subsets.attn_1: attention names layer 1 twice"),
+    ("layer_subsets.copy", {"attention": [1]}, "layer_subsets: attn_1 and copy name the same components"),
+    ("layer_subsets.random_x", {"attention": [0, 1]}, "layer_subsets.random_x: targeted, random"),
+    ("layer_subsets.Big", {"mlp": [0, 1]}, "layer_subsets.Big"),
+    ("plan", [{"layer_subsets": ["attn_2"]}], "plan: 'attn_2' is not a layer subset (did you mean attn_1?)"),
+    ("plan", [{"layer_subsets": ["attn_1"], "scales": [0.5]}], "plan: scale 0.5 is not among scales"),
+    ("plan", [], "plan: Tuple should have at least 1 item"),
+    ("controls.random.0.of", "attn_9", "controls.random: 'attn_9' is not a layer subset (did you mean attn_1?)"),
+    ("controls.random.0.outside", ["both_0"], "controls.random of attn_1: 1 attention layers are wanted and 0 lie"),
+    ("prompting.variant", "other", "prompting: variant 'other' is not among variants: plain"),
+    ("prompting.variants", {"plain": "no place"}, "prompting: variant 'plain' has no {question} in its text"),
+    ("prompting.system", "You are helpful.", "prompting: system needs chat_template: true"),
+    ("model.path", None, "model: give exactly one of path and hub_id"),
+    ("model.hub_id", "some/model", "model: give exactly one of path and hub_id"),
+    ("model.device", "gpu", "model.device"),
+    ("problems.count", 0, "problems.count: Input should be greater than or equal to 1"),
+    ("detection.strict", [], "detection.strict"),
+    ("detection.strict", ["Wait", "wait"], "detection: trigger 'wait' is listed twice"),
+    ("detection.strict", [" Wait"], "detection.strict: trigger ' Wait' is empty or has spaces around it"),
+    ("name", "Not a name", "name: String should match pattern"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "message"), BAD, ids=[f"{place}={value}" for place, value, _ in BAD])
+def test_bad_values_are_refused_with_their_place(tmp_path: Path, place: str, value: Any, message: str):
+    with pytest.raises(ExperimentError) as refused:
+        write_experiment(tmp_path / "bad.yaml", changed(place, value))
+    said = str(refused.value)
+    assert message in said
+    assert str(tmp_path / "bad.yaml") in said
+    assert "\n" not in said
+
+
+def test_all_errors_are_named_at_once(tmp_path: Path):
+    document = changed("sampling.top_p", 0)
+    document["problems"]["count"] = 0
+    with pytest.raises(ExperimentError, match=r"problems\.count.*sampling\.top_p"):
+        write_experiment(tmp_path / "bad.yaml", document)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1, 2", "not valid YAML"),
+        (b"- a\n- b\n", "must hold a mapping"),
+        (b"", "must hold a mapping"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"name: a\nname: b\n", "key 'name' is given twice"),
+        (b"!!python/object/apply:os.system [ls]", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_experiment_are_refused(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ExperimentError, match=message):
+        load_experiment(path)
+
+
+def test_an_unknown_experiment_offers_the_nearest_names():
+    with pytest.raises(ExperimentError, match=r"no experiment 'organsim' \(did you mean organism\?\)"):
+        load_experiment("organsim")
+
+
+@settings(max_examples=150, deadline=2000)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=6,
+    ),
+    st.sampled_from(sorted(DOCUMENT)),
+)
+def test_any_value_anywhere_loads_or_is_refused(tmp_path_factory: pytest.TempPathFactory, value: Any, key: str):
+    path = tmp_path_factory.mktemp("fuzz") / "fuzz.yaml"
+    try:
+        write_experiment(path, {**DOCUMENT, key: value})
+    except ExperimentError as error:
+        assert "\n" not in str(error)
+
+
+def test_planned_cells_are_each_named_once(tmp_path: Path):
+    document = changed("plan", [{"layer_subsets": ["targeted"]}, {"layer_subsets": ["attn_1"], "scales": [0.0]}])
+    experiment = write_experiment(tmp_path / "e.yaml", document)
+    cells = experiment.planned_cells()
+    assert len(cells) == len(set(cells)) == 4
+    assert Cell("attn_1", 0.0) in cells
+
+
+def test_interventions_have_one_form_and_the_identity_has_none():
+    forwards = canonical_intervention([(1, "mlp"), (0, "attention")], 0.5)
+    assert forwards == canonical_intervention([(0, "attention"), (1, "mlp"), (1, "mlp")], 0.5)
+    assert canonical_intervention([(1, "mlp")], 1.0) is None
+    assert canonical_intervention([], 0.5) is None
