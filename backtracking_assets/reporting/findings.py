@@ -1,5 +1,6 @@
 """What a sweep says, in plain sentences computed from its figures, and what stands against believing it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backtracking_assets.measures import MEASURES
@@ -13,7 +14,7 @@ from backtracking_assets.reporting.formats import (
     join_names,
     plural,
 )
-from backtracking_assets.reporting.measured import Comparison, Measurement, SweepIndex, index_sweep, lies_above
+from backtracking_assets.reporting.measured import Comparison, Key, Measurement, SweepIndex, index_sweep, lies_above
 
 NOTABLE_TRUNCATION = 0.05
 """Share of baseline completions that end at the token cap from which the page warns about it."""
@@ -82,12 +83,48 @@ def find_answer(report: SweepReport) -> Findings:
         answer = answer.replace(" most:", ":").replace(f"Of {among}, ", "")
     cautions = [
         *_control_cautions(index, best),
+        *_part_done(index, best.cell),
         *_side_effects(index, best.cell),
         *_rivals(index, drops, alpha),
         *cautions,
         *_truncation(index),
     ]
     return Findings(answer, tuple(cautions))
+
+
+def find_limits(report: SweepReport) -> tuple[str, ...]:
+    """Sentences that say what the intervals mean and how far the completions can be trusted."""
+    study, index = report.study, index_sweep(report)
+    limits = [
+        f"A cell is {plural(study.completions_per_cell, 'completion')}: {plural(study.n_problems, 'problem')} times "
+        f"{plural(study.samples_per_problem, 'sample')}. Samples of one problem are alike, so they count for less than "
+        "that many independent draws.",
+        f"A {study.confidence:.0%} interval tells how far a figure may lie from that of all problems of this kind "
+        "under the same condition; it says nothing of another model, another prompt or another kind of problem.",
+    ]
+    for metric in ("truncated_share", "degenerate_share"):
+        found = {cell: value for cell in index.planned if (value := index.value(cell, metric)) is not None}
+        estimates = {cell: value.estimate for cell, value in found.items() if value.estimate is not None}
+        if estimates:
+            worst = max(estimates, key=lambda cell: estimates[cell])
+            measure = MEASURES[metric]
+            limits.append(
+                f"{measure.label}: {format_measurement(index.baseline(metric), measure)} at the baseline, at most "
+                f"{format_measurement(found[worst], measure)} ({worst})."
+            )
+    limits += _methods("Intervals", index.measured)
+    limits += _methods("Differences from the baseline", index.compared)
+    return tuple(limits)
+
+
+def _methods(what: str, values: Mapping[Key, Measurement] | Mapping[Key, Comparison]) -> list[str]:
+    """One sentence for each method: the measures that it was used for."""
+    used: dict[str, dict[str, None]] = {}
+    for (_, metric), value in values.items():
+        used.setdefault(value.method, {})[MEASURES[metric].label if metric in MEASURES else metric] = None
+    if len(used) == 1:
+        return [f"{what}: {method}." for method in used]
+    return [f"{what} of {join_names(labels)}: {method}." for method, labels in used.items()]
 
 
 def _drops(index: SweepIndex, names: list[str]) -> list[_Drop]:
@@ -121,16 +158,20 @@ def _control_cautions(index: SweepIndex, best: _Drop) -> list[str]:
     name, primary = best.cell.layer_subset, index.primary
     planned = [c.cell for c in index.controls(name) if c.cell.scale == best.cell.scale]
     measured = {cell: value for cell in planned if (value := index.value(cell, primary.name)) is not None}
-    estimates = [value.estimate for value in measured.values() if value.estimate is not None]
-    if not estimates:
+    if not any(value.estimate is not None for value in measured.values()):
         why = "have been measured yet" if planned else "are in the plan"
         return [f"No random controls matched to {name} {why}, so the drop cannot be called specific to these layers."]
-    span = " to ".join(dict.fromkeys(format_number(x, primary) for x in (min(estimates), max(estimates))))
-    sentences = [f"{plural(len(estimates), 'random control')} matched to {name} gave {span} at the same scale."]
+    sentence = f"{plural(len(measured), 'random control')} matched to {name} gave {_span(index, [*measured.values()])}"
     broken = [cell.layer_subset for cell in measured if index.breaks_arithmetic(cell)]
-    if broken:
-        verb, object_ = ("breaks", "it is") if len(broken) == 1 else ("break", "they are")
-        sentences.append(f"{join_names(broken)} {verb} the arithmetic itself, so {object_} a poor comparison.")
+    intact = [value for cell, value in measured.items() if not index.breaks_arithmetic(cell)]
+    if broken and intact:
+        verb = "breaks" if len(broken) == 1 else "break"
+        sentence += f", or {_span(index, intact)} without {join_names(broken)}, which {verb} the arithmetic itself"
+    elif broken:
+        sentence += " but break the arithmetic itself, so they are a poor comparison"
+    sentences = [f"{sentence}."]
+    if len(measured) < len(planned):
+        sentences.append(f"{len(planned) - len(measured)} more could not be measured yet.")
     as_low = [cell.layer_subset for cell, value in measured.items() if not lies_above(value, best.value)]
     if as_low:
         sentences.append(
@@ -138,6 +179,14 @@ def _control_cautions(index: SweepIndex, best: _Drop) -> list[str]:
             "the drop may not be specific to these layers."
         )
     return [" ".join(sentences)]
+
+
+def _span(index: SweepIndex, values: Sequence[Measurement]) -> str:
+    """`0.59 to 0.77`: the least and the greatest estimate."""
+    estimates = [value.estimate for value in values if value.estimate is not None]
+    if not estimates:
+        return "no figure"
+    return " to ".join(dict.fromkeys(format_number(x, index.primary) for x in (min(estimates), max(estimates))))
 
 
 def _side_effects(index: SweepIndex, cell: Cell) -> list[str]:
@@ -157,6 +206,13 @@ def _side_effects(index: SweepIndex, cell: Cell) -> list[str]:
     if accuracy is not None and accuracy.difference is not None:
         sentences.append(f"Its accuracy differs by {format_difference(accuracy, MEASURES['accuracy'])}.")
     return sentences
+
+
+def _part_done(index: SweepIndex, cell: Cell) -> list[str]:
+    planned = index.planned[cell]
+    if planned.status == "done":
+        return []
+    return [f"{cell.layer_subset} is only part done: {plural(planned.n_completions, 'completion')} so far."]
 
 
 def _rivals(index: SweepIndex, drops: list[_Drop], alpha: float) -> list[str]:

@@ -1,9 +1,10 @@
 """The result table: one row for every cell of the plan, as plain text for HTML and for a terminal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -28,6 +29,8 @@ class Column:
     title: str
     align: Literal["left", "right"]
     description: str = ""
+    rank: int = 0
+    """0 is always shown; a terminal that is too narrow leaves out the highest ranks first."""
 
 
 @dataclass(frozen=True)
@@ -72,30 +75,65 @@ def result_table(report: SweepReport) -> ResultTable:
     return ResultTable(columns=tuple(column for column, _ in columns), rows=rows)
 
 
-def terminal_table(table: ResultTable, title: str | None = None) -> Table:
-    """The result table for a terminal."""
-    shown = Table(title=None if title is None else escape(title), header_style="bold")
-    for column in table.columns:
-        shown.add_column(escape(column.title), justify=column.align)
+def terminal_table(table: ResultTable, width: int, title: str | None = None) -> Table:
+    """The result table for a terminal of `width` columns.
+
+    Where it is too wide, intervals go below their estimates, and then columns are left out by their rank; the caption
+    names them.
+    """
+    everything = range(len(table.columns))
+    ranks = sorted({column.rank for column in table.columns}, reverse=True)
+    kept = [[number for number in everything if table.columns[number].rank <= rank] for rank in ranks]
+    layouts = [(kept[0], False), *((columns, True) for columns in kept)]
+    columns, stacked = next((layout for layout in layouts if _terminal_width(table, *layout) <= width), layouts[-1])
+    left_out = [table.columns[number].title for number in everything if number not in columns]
+    shown = Table(
+        title=None if title is None else escape(title),
+        caption=f"Left out for want of width: {', '.join(map(escape, left_out))}." if left_out else None,
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    for number in columns:
+        shown.add_column(escape(table.columns[number].title), justify=table.columns[number].align)
     for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
         shown.add_row(
-            *map(escape, row.values),
+            *(escape(_terminal_value(row.values[number], stacked)) for number in columns),
             style="dim" if row.status == "missing" else None,
             end_section=following is not None and following.layer_subset != row.layer_subset,
         )
     return shown
 
 
-def _columns(index: SweepIndex, study: Study) -> list[tuple[Column, Callable[[PlannedCell], str]]]:
+def _terminal_value(value: str, stacked: bool) -> str:
+    return value.replace(" [", "\n[") if stacked else value
+
+
+def _terminal_width(table: ResultTable, columns: Sequence[int], stacked: bool) -> int:
+    """Columns of a terminal that the values take up; titles may wrap at their spaces."""
+    total = 0
+    for number in columns:
+        words = table.columns[number].title.split()
+        lines = [line for row in table.rows for line in _terminal_value(row.values[number], stacked).split("\n")]
+        total += max(map(len, [*words, *lines])) + 2
+    return total
+
+
+_ColumnAndValue = tuple[Column, Callable[[PlannedCell], str]]
+
+
+def _columns(index: SweepIndex, study: Study) -> list[_ColumnAndValue]:
     primary = index.primary
     shown = list(dict.fromkeys((primary, MEASURES["strict_rate"], MEASURES["accuracy"])))
     confidence = f"{study.confidence:.0%} interval"
-    columns: list[tuple[Column, Callable[[PlannedCell], str]]] = [
+    columns: list[_ColumnAndValue] = [
         (Column("subset", "left"), lambda planned: planned.cell.layer_subset),
         (Column("scale", "right"), lambda planned: f"{planned.cell.scale:g}"),
         (Column("n", "right", "Completions."), lambda planned: _count(planned, study.completions_per_cell)),
     ]
-    columns += [_measure_column(index, measure, confidence) for measure in shown]
+    for measure in shown:
+        rank = 0 if measure == primary else 1 if measure.name == "accuracy" else 2
+        columns += _measure_columns(index, measure, confidence, rank)
     columns += [
         (
             Column(
@@ -114,25 +152,31 @@ def _columns(index: SweepIndex, study: Study) -> list[tuple[Column, Callable[[Pl
             lambda planned: _p_holm(index, planned),
         ),
     ]
-    columns += [_measure_column(index, MEASURES[name], confidence) for name in ("truncated_share", "degenerate_share")]
+    for name in ("truncated_share", "degenerate_share"):
+        columns += _measure_columns(index, MEASURES[name], confidence, 3)
     return columns
 
 
-def _measure_column(
-    index: SweepIndex, measure: Measure, confidence: str
-) -> tuple[Column, Callable[[PlannedCell], str]]:
-    description = f"{measure.description} With its {confidence}."
-    if measure.per != "completion":
-        description += f" n is the number of {measure.per}s." if measure.per != "token" else " n counts tokens."
+def _measure_columns(index: SweepIndex, measure: Measure, confidence: str, rank: int) -> list[_ColumnAndValue]:
+    """The measure with its interval; where it is not counted in completions, a column with its denominator as well."""
+    of_completions = measure.per == "completion"
 
     def value(planned: PlannedCell) -> str:
         found = index.value(planned.cell, measure.name)
         text = format_measurement(found, measure)
-        if found is None or (found.n == planned.n_completions and found.estimate is not None):
+        if not of_completions or found is None or found.n == planned.n_completions:
             return text
         return f"{text} (n = {found.n:,})"
 
-    return Column(measure.label, "right", description), value
+    def denominator(planned: PlannedCell) -> str:
+        found = index.value(planned.cell, measure.name)
+        return NOT_MEASURED if found is None else f"{found.n:,}"
+
+    described = Column(measure.label, "right", f"{measure.description} With its {confidence}.", rank)
+    if of_completions:
+        return [(described, value)]
+    counted = Column(f"{measure.per}s", "right", f"The denominator of {measure.label}.", rank + 1)
+    return [(described, value), (counted, denominator)]
 
 
 def _count(planned: PlannedCell, whole: int) -> str:

@@ -1,0 +1,138 @@
+"""The page of the whole sweep: its answer, what stands against it, figures, the result table, how to repeat it."""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from backtracking_assets.measures import MEASURES
+from backtracking_assets.reporting.contents import CheckOutcome, SweepReport
+from backtracking_assets.reporting.figures import backtracking_against_accuracy, dose_response, subset_bars
+from backtracking_assets.reporting.findings import find_answer, find_limits
+from backtracking_assets.reporting.formats import format_components, format_measurement, join_names, plural
+from backtracking_assets.reporting.measured import SweepIndex, index_sweep
+from backtracking_assets.reporting.page import Picture, embed, failed_checks, render_page
+from backtracking_assets.reporting.tables import result_table
+
+
+@dataclass(frozen=True)
+class SubsetRow:
+    """One layer subset: what it scales, and whether it breaks the arithmetic at the lowest scale."""
+
+    name: str
+    components: str
+    control_of: str | None
+    wrong_steps: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A cell and its checks that failed."""
+
+    cell: str
+    checks: tuple[CheckOutcome, ...]
+
+
+def render_sweep_report(report: SweepReport) -> str:
+    """The HTML page of a sweep, complete in one file; the same report gives the same text.
+
+    Raises:
+        ValueError: a frame has two rows of one cell and measure, or the primary measure does not exist.
+    """
+    index = index_sweep(report)
+    table = result_table(report)
+    warned = [Warned(str(c.cell), tuple(failed)) for c in report.cells if (failed := failed_checks(c.checks))]
+    return render_page(
+        "sweep_report.html.j2",
+        report=report,
+        study=report.study,
+        provenance=report.provenance,
+        findings=find_answer(report),
+        limits=find_limits(report),
+        missing=missing_cells(report),
+        n_done=sum(planned.status == "done" for planned in report.cells),
+        pictures=_pictures(report, index),
+        table=table,
+        groups=[list(rows) for _, rows in groupby(table.rows, key=lambda row: row.layer_subset)],
+        subsets=_subset_rows(report, index),
+        has_steps=index.baseline("wrong_step_share") is not None and index.primary.needs_steps,
+        lowest_scale=index.lowest_scale,
+        warned=warned,
+    )
+
+
+def missing_cells(report: SweepReport) -> list[str]:
+    """One line for each subset whose cells are not all done: which scales are missing and which are part done."""
+    lines: list[str] = []
+    for name in dict.fromkeys(planned.cell.layer_subset for planned in report.cells):
+        own = [planned for planned in report.cells if planned.cell.layer_subset == name]
+        missing = [f"{planned.cell.scale:g}" for planned in own if planned.status == "missing"]
+        part = [
+            f"{planned.cell.scale:g} ({planned.n_completions:,} of {report.study.completions_per_cell:,} completions)"
+            for planned in own
+            if planned.status == "partial"
+        ]
+        parts = [f"missing at scale {join_names(missing)}"] if missing else []
+        parts += [f"part done at scale {join_names(part)}"] if part else []
+        if parts:
+            lines.append(f"{name}: {'; '.join(parts)}")
+    return lines
+
+
+def _pictures(report: SweepReport, index: SweepIndex) -> list[Picture]:
+    primary, strict = index.primary, MEASURES["strict_rate"]
+    n_targeted = plural(len(index.targeted()), "targeted subset")
+    measures = join_names(measure.label for measure in dict.fromkeys((primary, strict)))
+    pictures = [
+        Picture(
+            wide=embed(subset_bars(report)),
+            narrow=embed(subset_bars(report, narrow=True)),
+            alt=f"Bars: {measures} of {n_targeted} at the lowest scale, beside the baseline. "
+            "The result table gives the figures.",
+            caption="Every targeted subset at the lowest scale. Bars are estimates, whiskers their intervals; circles "
+            "are random subsets matched in number and kind to the subset above them.",
+        )
+    ]
+    for measure in dict.fromkeys((primary, strict)):
+        pictures.append(
+            Picture(
+                wide=embed(dose_response(report, measure.name)),
+                narrow=embed(dose_response(report, measure.name, narrow=True)),
+                alt=f"Lines: {measure.label} against scale, a panel for each of {n_targeted}. "
+                "The result table gives the figures.",
+                caption=f"{measure.label} against the scale of the subset's output; at scale 1 nothing is changed, "
+                "and all subsets share that point. Random controls are drawn a little beside their scale.",
+            )
+        )
+    pictures.append(
+        Picture(
+            wide=embed(backtracking_against_accuracy(report)),
+            narrow=embed(backtracking_against_accuracy(report, narrow=True)),
+            alt=f"Points: {primary.label} against accuracy for every measured cell. "
+            "The result table gives the figures.",
+            caption=f"{primary.label} against accuracy. A specific effect moves straight down from the baseline; one "
+            "that breaks the model moves left. Lines join the scales of one subset; a number beside a point is its "
+            "scale.",
+        )
+    )
+    return pictures
+
+
+def _subset_rows(report: SweepReport, index: SweepIndex) -> list[SubsetRow]:
+    """One row for each subset, at its lowest planned scale."""
+    rows: list[SubsetRow] = []
+    for name in dict.fromkeys(planned.cell.layer_subset for planned in report.cells):
+        planned = min((p for p in report.cells if p.cell.layer_subset == name), key=lambda p: p.cell.scale)
+        value = index.value(planned.cell, "wrong_step_share")
+        note = "not measured" if planned.status == "missing" else ""
+        if index.breaks_arithmetic(planned.cell):
+            note = "breaks the arithmetic: more wrong steps than the baseline"
+        rows.append(
+            SubsetRow(
+                name=name,
+                components=format_components(planned.components),
+                control_of=planned.control_of,
+                wrong_steps=format_measurement(value, MEASURES["wrong_step_share"]),
+                note=note,
+            )
+        )
+    return rows
