@@ -1,0 +1,113 @@
+"""The measures of one cell, each with its interval."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from backtracking_assets.analysis.answers import equal
+from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
+from backtracking_assets.analysis.statistics import Estimate, mean, median_time_to_first_event, rate, share
+from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.experiment import Statistics
+from backtracking_assets.measures import MEASURES, Measure
+from backtracking_assets.records import METRICS, Cell, Problem
+
+
+def cell_metrics(
+    completions: pa.Table,
+    detections: pa.Table,
+    problems: Mapping[str, Problem],
+    *,
+    cell: Cell,
+    problem_set_digest: str,
+    statistics: Statistics,
+    run_id: str,
+) -> pa.Table:
+    """Measure a cell.
+
+    Returns:
+        A table with the schema METRICS: one row for every measure of `measures.MEASURES` that applies, in that order.
+        Measures that need steps are absent where no steps were read.
+
+    Raises:
+        BacktrackingError: completions and detections do not belong together, there are none, or a problem is unknown.
+    """
+    frame = joined(CellRows(cell, completions, detections))
+    rows = [
+        {
+            "layer_subset": cell.layer_subset,
+            "scale": cell.scale,
+            "metric": measure.name,
+            "fingerprint": frame["fingerprint"].iloc[0],
+            "problem_set_digest": problem_set_digest,
+            "rules_digest": frame["rules_digest"].iloc[0],
+            "estimate": estimate.estimate,
+            "low": estimate.low,
+            "high": estimate.high,
+            "n": estimate.n,
+            "n_problems": estimate.n_clusters,
+            "method": estimate.method,
+            "run_id": run_id,
+        }
+        for measure in MEASURES.values()
+        if applies(measure, [frame])
+        for estimate in [_estimate(measure, frame, problems, statistics)]
+    ]
+    return pa.Table.from_pylist(rows, schema=METRICS)
+
+
+def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
+    """Another name for every name, drawn as one cycle through all of them (Sattolo 1986); empty for a single name."""
+    if len(names) < 2:
+        return {}
+    source = random.Random(seed)
+    order = sorted(names)
+    for last in range(len(order) - 1, 0, -1):
+        other = int(source.random() * (last + 1))
+        order[last], order[other] = order[other], order[last]
+    return dict(zip(order, order[1:] + order[:1], strict=True))
+
+
+def _estimate(
+    measure: Measure, frame: pd.DataFrame, problems: Mapping[str, Problem], statistics: Statistics
+) -> Estimate:
+    clusters = frame["problem_id"].to_numpy()
+    confidence = statistics.confidence
+    if measure.name == "accuracy_shuffled":
+        other = derangement(frame["problem_id"].unique().tolist(), statistics.seed)
+        hits = _hits_of_shuffled_answers(frame, problems, other)
+        # A single problem has no other one, so there is nothing to measure.
+        return share(hits, np.full(len(frame), 1 if other else 0), clusters, confidence=confidence)
+    if measure.name == "median_first_event_token":
+        first = frame["first_strict_token"]
+        observed = first.notna().to_numpy()
+        # A token's time is its place counted from 1, so that no event is at time 0.
+        times = np.where(observed, first.to_numpy(dtype=np.float64, na_value=np.nan) + 1, frame["n_tokens"])
+        return median_time_to_first_event(
+            times, observed, clusters, confidence=confidence, resamples=statistics.resamples, seed=statistics.seed
+        )
+    numerators, denominators = counts(measure, frame)
+    if measure.unit == "share":
+        return share(numerators, denominators, clusters, confidence=confidence)
+    if measure.unit == "tokens":
+        return mean(numerators, clusters, confidence=confidence)
+    return rate(numerators, denominators, clusters, per=1000, confidence=confidence)
+
+
+def _hits_of_shuffled_answers(
+    frame: pd.DataFrame, problems: Mapping[str, Problem], other: Mapping[str, str]
+) -> list[bool]:
+    """Whether each row's answer equals the reference answer of the problem that its own is exchanged for."""
+    unknown = sorted(set(frame["problem_id"]) - problems.keys())
+    if unknown:
+        raise BacktrackingError(
+            f"Completions belong to {len(unknown)} problems that are not in the problem set, "
+            f"the first is {unknown[0]!r}; measure them with the problem file that they were generated from."
+        )
+    return [
+        verdict != "no_answer" and problem_id in other and equal(answer, problems[other[problem_id]].answer)
+        for problem_id, verdict, answer in zip(frame["problem_id"], frame["verdict"], frame["answer"], strict=True)
+    ]
