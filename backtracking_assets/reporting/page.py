@@ -3,10 +3,11 @@
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from backtracking_assets.reporting.contents import CheckOutcome
@@ -58,11 +59,20 @@ def breakable(name: str) -> Markup:
     return Markup("_<wbr>").join(visible(name).split("_"))
 
 
+def unbroken_interval(value: str) -> Markup:
+    """A figure that may be broken before its interval, never inside."""
+    estimate, bracket, rest = value.partition(" [")
+    if not bracket:
+        return escape(visible(value))
+    return Markup('{} <span class="nowrap">[{}</span>').format(visible(estimate), visible(rest))
+
+
 def failed_checks(checks: Iterable[CheckOutcome]) -> list[CheckOutcome]:
     """The checks that failed, errors before warnings."""
     return sorted((check for check in checks if not check.passed), key=lambda check: check.severity != "error")
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("backtracking_assets.reporting"),
@@ -76,6 +86,7 @@ def _environment() -> Environment:
         "marked": lambda completion: marked_text(completion.text, completion.events),
         "shorten": shorten,
         "breakable": breakable,
+        "interval": unbroken_interval,
         "components": format_components,
         "time": format_time,
     }

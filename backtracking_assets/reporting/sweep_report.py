@@ -57,6 +57,7 @@ def render_sweep_report(report: SweepReport) -> str:
         has_steps=index.baseline("wrong_step_share") is not None and index.primary.needs_steps,
         lowest_scale=index.lowest_scale,
         warned=warned,
+        any_checks=any(planned.checks for planned in report.cells),
     )
 
 

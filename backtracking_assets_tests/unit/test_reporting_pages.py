@@ -13,6 +13,7 @@ from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.records import COMPARISONS, METRICS, Cell
 from backtracking_assets.reporting.cell_report import render_cell_report
 from backtracking_assets.reporting.contents import CheckOutcome, Completion, study_of
+from backtracking_assets.reporting.page import unbroken_interval
 from backtracking_assets.reporting.sweep_report import missing_cells, render_sweep_report
 from backtracking_assets.reporting.text import is_hidden
 from backtracking_assets_tests.unit.reporting_samples import (
@@ -96,7 +97,7 @@ def test_the_sweep_page_says_what_a_reader_needs(sweep_html: str) -> None:
         "attn_no_early at scale 0 lowers “Wait after a wrong step” most",
         "6 of 6 planned cells done",
         "0.01 [0.00, 0.06]",
-        "None of the checks recorded for these cells failed.",
+        "No check has been recorded.",
         "backtracking sweep",
         "abc1234",
         "torch 2.13.0",
@@ -157,6 +158,18 @@ def test_controls_and_failed_checks_are_listed() -> None:
     assert "warning truncation : 41% ended at the cap." in text.replace("truncation:", "truncation :")
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0.42 [0.37, 0.47] (n = 9)", '0.42 <span class="nowrap">[0.37, 0.47] (n = 9)</span>'),
+        ("–", "–"),
+        ("<0.001", "&lt;0.001"),
+    ],
+)
+def test_an_interval_is_never_broken(value: str, expected: str) -> None:
+    assert unbroken_interval(value) == expected
+
+
 def test_a_hostile_completion_stays_text() -> None:
     hostile = Completion(HOSTILE, (), "no_answer", "non_finite", HOSTILE)
     shown = example(problem_id=HOSTILE, question=HOSTILE, reference_answer=HOSTILE, completion=hostile, baseline=None)
@@ -182,7 +195,7 @@ def test_a_hostile_completion_stays_text() -> None:
         html.encode()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(alphabet=st.characters(exclude_categories=()), max_size=300))
 def test_any_completion_gives_a_page(text: str) -> None:
     html = render_cell_report(cell_report(examples=(example(question=text, completion=replace(PLAIN, text=text)),)))
