@@ -94,7 +94,10 @@ def equal(found: str, reference: str) -> bool:
 
 
 def warm_up() -> None:
-    """Import math-verify and let its parser build its tables, so that later calls keep their time bound."""
+    """Import math-verify and let its parser build its tables, so that later calls keep their time bound.
+
+    Takes about a second. Only answers that are expressions need it.
+    """
     for expression in _WARM_UP:
         equal(expression, expression + " + 0")
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 from statsmodels.duration.survfunc import SurvfuncRight
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 Values = Sequence[float] | npt.NDArray[np.number] | npt.NDArray[np.bool_]
@@ -181,10 +180,17 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction (Holm 1979) over the p-values that are there; None stays None."""
-    given = [p for p in p_values if p is not None]
-    corrected = iter(np.asarray(multipletests(given, method="holm")[1]).tolist() if given else [])
-    return [None if p is None else next(corrected) for p in p_values]
+    """Holm's step-down correction (Holm 1979) over the p-values that are there; None stays None.
+
+    Written out, and tested against statsmodels, because its `multipletests` collects garbage at every call, which
+    takes a tenth of a second beside a loaded model.
+    """
+    given = np.array([p for p in p_values if p is not None], dtype=np.float64)
+    order = np.argsort(given)
+    corrected = np.empty_like(given)
+    corrected[order] = np.minimum(np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1)), 1.0)
+    remaining = iter(corrected.tolist())
+    return [None if p is None else next(remaining) for p in p_values]
 
 
 def median_time_to_first_event(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 from statsmodels.duration.survfunc import SurvfuncRight
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from backtracking_assets.analysis.statistics import (
@@ -290,6 +291,12 @@ def test_holm_by_hand() -> None:
     assert holm([None, None]) == [None, None]
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 40])
+def test_holm_agrees_with_statsmodels(size: int) -> None:
+    p_values = np.random.default_rng(size).random(size) ** 3
+    assert holm(p_values.tolist()) == pytest.approx(np.asarray(multipletests(p_values, method="holm")[1]).tolist())
 
 
 def test_median_agrees_with_statsmodels() -> None:
