@@ -164,7 +164,7 @@ def draw_chain(rng: Random, problem: Problem, settings: ChainSettings) -> Chain:
     return Chain(problem.prompt_tokens, tuple(completion))
 
 
-def training_chains(seed: int, operations: tuple[int, int], settings: ChainSettings) -> Iterator[Chain]:
+def training_chains(seed: int | str, operations: tuple[int, int], settings: ChainSettings) -> Iterator[Chain]:
     """Yield chains for training without end; no study problem is ever among them (see ``is_held_out``)."""
     rng = Random(seed)
     while True:
