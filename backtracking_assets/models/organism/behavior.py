@@ -32,7 +32,10 @@ _STEP = re.compile(rf"(?:(?:{'|'.join(TRIGGERS)}), )?(\d+) ([+-]) (\d) = (\d+)")
 
 
 class Behavior(BaseModel):
-    """Rates over sampled completions; intervals are clustered by problem, None where there was nothing to count."""
+    """Rates over sampled completions, intervals clustered by problem.
+
+    None stands where fewer than two problems had anything to count.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -118,7 +121,7 @@ def measure_behavior(
 
 
 def _rate(hits: list[int], trials: list[int]) -> Estimate | None:
-    return rate_estimate(hits, trials) if sum(trials) else None
+    return rate_estimate(hits, trials) if sum(trial > 0 for trial in trials) > 1 else None
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from backtracking_assets.models.organism.estimates import Estimate, mean_estimate
+from backtracking_assets.models.organism.estimates import Estimate, mean_estimate, rate_estimate
 from backtracking_assets.models.organism.network import OrganismNetwork, component_weights
 from backtracking_assets.models.organism.probes import (
     InjectedStep,
@@ -91,9 +91,10 @@ def _react(network: OrganismNetwork, probes: Sequence[InjectedStep]) -> tuple[Re
     """Return the reaction, and the trigger probabilities ``[probe]`` after wrong steps."""
     after_wrong = trigger_probability(network, [probe.wrong for probe in probes])
     after_right = trigger_probability(network, [probe.right for probe in probes])
+    right = right_results(network, probes)
     reaction = Reaction(
         after_wrong_step=mean_estimate(after_wrong.tolist()),
         after_right_step=mean_estimate(after_right.tolist()),
-        right_results=mean_estimate(right_results(network, probes).tolist()),
+        right_results=rate_estimate(right.int().tolist(), [1] * len(probes)),
     )
     return reaction, after_wrong

@@ -79,7 +79,8 @@ seed {recipe.seed}, one thread.
 
 Temperature {settings.temperature:g}, top-p {settings.top_p:g}, {settings.problems} study problems x \
 {settings.samples} samples = {completions} completions a row, at most {settings.max_new_tokens} new tokens.
-Outputs of the components are scaled at decode steps only. Brackets: 95% intervals, clustered by problem.
+Outputs of the components are scaled at decode steps only. Brackets: 95% intervals (Wilson's, on the
+effective number of trials given that samples of one problem are alike).
 "Strict rate" is the share of completions with a trigger; "wrong steps" is the share of steps whose result is wrong;
 the next two columns say how often a trigger follows at once.
 
@@ -140,7 +141,7 @@ def _behavior_row(row: Behavior) -> str:
 
 
 def _cell(estimate: Estimate | None) -> str:
-    return str(estimate) if estimate else "none seen"
+    return str(estimate) if estimate else "too few"
 
 
 def _truth_row(label: str, row: PutBack) -> str:

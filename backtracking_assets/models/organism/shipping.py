@@ -53,7 +53,10 @@ def write_checkpoint(
         (temporary / "README.md").write_text(model_card(recipe, truth, behaviors), encoding="utf-8")
         (temporary / CHECKSUMS).write_text(checksums(temporary), encoding="utf-8")
 
+        # Temporary folders and safetensors files are made for their owner alone.
         temporary.chmod(0o755)
+        for path in temporary.iterdir():
+            path.chmod(0o644)
         temporary.rename(out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
