@@ -5,6 +5,8 @@ Definitions of `data/experiments/organism.yaml`. A new file there needs a new en
 Loading needs neither torch, nor weights, nor the network.
 """
 
+import warnings
+
 import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
@@ -18,11 +20,16 @@ from backtracking_assets.experiment_file import experiment_names, load_experimen
 
 def build_definitions(experiment: Experiment) -> dg.Definitions:
     """The asset graph, jobs and executor of one experiment."""
-    return dg.Definitions(
-        assets=[*source_assets(experiment), *cell_assets(experiment), *sweep_assets(experiment)],
-        jobs=jobs(experiment),
-        executor=gpu_executor(experiment.model.device, experiment.outputs_dir() / "locks"),
-    )
+    with warnings.catch_warnings():
+        # Known and accepted: partitioned check specs (preview) and the mapping to one dimension (beta). The range of
+        # Dagster's version is narrow for their sake.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.Definitions(
+            assets=[*source_assets(experiment), *cell_assets(experiment), *sweep_assets(experiment)],
+            jobs=jobs(experiment),
+            executor=gpu_executor(experiment.model.device, experiment.outputs_dir() / "locks"),
+        )
 
 
 def __getattr__(name: str) -> dg.Definitions:

@@ -169,7 +169,6 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
             cell=cell,
             problem_set_digest=stored.problem_set_digest,
             statistics=experiment.statistics,
-            marker=experiment.detection.answer_marker,
             run_id=context.run_id,
         )
         write_metrics(opened.layout, table)

@@ -52,7 +52,11 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
     comparisons = None
     if baseline is not None and baseline.fingerprint != stored.fingerprint:
         table = compare_cells(
-            [stored.rows], baseline.rows, statistics=experiment.statistics, run_id=run_id, **_digests(stored)
+            [stored.rows],
+            baseline.rows,
+            problem_set_digest=stored.problem_set_digest,
+            statistics=experiment.statistics,
+            run_id=run_id,
         )
         comparisons = table.to_pandas()
         # Corrected p-values belong to the whole plan; here is one cell of it.
@@ -202,7 +206,3 @@ def _all_completions(stored: Sequence[StoredCell]) -> pa.Table:
 def _only(frame: pd.DataFrame, cells: set[Cell]) -> pd.DataFrame:
     wanted = [Cell(*pair) in cells for pair in zip(frame["layer_subset"], frame["scale"], strict=True)]
     return frame.loc[wanted].reset_index(drop=True)
-
-
-def _digests(stored: StoredCell) -> dict[str, str]:
-    return {"problem_set_digest": stored.problem_set_digest, "rules_digest": stored.opened.rules_digest}

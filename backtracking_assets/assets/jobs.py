@@ -9,6 +9,9 @@ from backtracking_assets.experiment import BASELINE_SCALE, Experiment
 from backtracking_assets.partitions import grid_partitions
 from backtracking_assets.records import Cell
 
+CELL_ASSETS = ("generations", "detections", "metrics", "condition_reports")
+"""The assets of a cell, upstream first."""
+
 CELLS_JOB = "phase2_cells"
 """The four assets of one cell; a run of it is launched for each cell."""
 
@@ -48,7 +51,7 @@ _SELECTED: dict[str, tuple[str, ...]] = {
 
 def jobs(experiment: Experiment) -> list:
     """The experiment's jobs: one for a cell, one for each whole-sweep step."""
-    cell_keys = [dg.AssetKey([experiment.name, name]) for name in CELL_ASSET_NAMES]
+    cell_keys = [dg.AssetKey([experiment.name, name]) for name in CELL_ASSETS]
     cells = dg.define_asset_job(
         CELLS_JOB,
         selection=dg.AssetSelection.assets(*cell_keys),
@@ -64,6 +67,3 @@ def jobs(experiment: Experiment) -> list:
         for name, assets in _SELECTED.items()
     ]
     return [cells, *sweep]
-
-
-CELL_ASSET_NAMES = ("generations", "detections", "metrics", "condition_reports")

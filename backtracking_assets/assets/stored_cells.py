@@ -7,7 +7,7 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backtracking_assets.analysis.comparisons import CellRows
+from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import digest
 from backtracking_assets.errors import StorageError

@@ -69,7 +69,6 @@ def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
         cells,
         baseline.rows,
         problem_set_digest=opened.problem_set_digest,
-        rules_digest=opened.rules_digest,
         statistics=experiment.statistics,
         run_id=run_id,
     )

@@ -1,8 +1,10 @@
 """Commands and their options. Each command imports what it needs when it runs, so that `--help` is quick."""
 
+import logging
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,12 +33,28 @@ def main() -> None:
     """Run the command line; a problem that a person can act on ends in one sentence and exit code 2."""
     from backtracking_assets.cli.environment import prepare_environment
 
+    code: int | str | None = 0
     try:
         prepare_environment()
         app()
     except BacktrackingError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(f"Error: {error}", markup=False)
-        sys.exit(EXIT_BAD_INPUT)
+        code = EXIT_BAD_INPUT
+    except SystemExit as end:
+        code = end.code
+    _leave(code)
+
+
+def _leave(code: int | str | None) -> NoReturn:
+    """End the process without taking the interpreter apart.
+
+    Where torch was imported inside a Dagster step, DuckDB's binding prints pages of leak reports when the interpreter
+    shuts down. Everything that must be kept is closed or on disk by now.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else EXIT_FAILED)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from backtracking_assets.errors import CheckpointError
@@ -37,6 +38,7 @@ def load_model(experiment: Experiment, device: str, cache_dir: Path | None = Non
     check_fits(checkpoint, experiment)
     tokenizer = load_tokenizer(checkpoint.folder, experiment.model.round_trip)
     torch.set_num_threads(experiment.generation.threads)
+    transformers.utils.logging.disable_progress_bar()  # its bars run through the sweep's own
     try:
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def tokens(batch: Batch) -> list[list[int]]:
 @contextmanager
 def scaled_by_wrapping(model: PreTrainedModel, scale: float) -> Iterator[None]:
     """The same intervention written another way: forward methods replaced, decode steps told by their length of 1."""
-    layers = model.get_decoder().layers
+    layers: Any = model.get_decoder().layers
     attention, mlp = layers[1].self_attn, layers[0].mlp
     original_attention, original_mlp = attention.forward, mlp.forward
 
@@ -69,7 +70,8 @@ def reference(loaded: LoadedModel, request: Request) -> list[int]:
     """One prompt through transformers' generate."""
     loaded.model.set_attn_implementation("sdpa")
     try:
-        output = loaded.model.generate(
+        model: Any = loaded.model
+        output = model.generate(
             torch.tensor([request.prompt_ids]),
             max_new_tokens=GREEDY.max_new_tokens,
             do_sample=False,

@@ -44,7 +44,8 @@ def test_nucleus_keeps_what_transformers_keeps():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 40, generator=generator) * 3
     kept = nucleus(logits.softmax(-1), 0.9)
-    warped = TopPLogitsWarper(top_p=0.9)(torch.zeros(200, 1, dtype=torch.long), logits.clone())
+    no_history = torch.LongTensor(200, 0)
+    warped = TopPLogitsWarper(top_p=0.9)(no_history, logits.clone().type(torch.FloatTensor))
     assert torch.equal(kept, torch.isfinite(warped))
 
 
