@@ -142,8 +142,8 @@ class LayerSubset(_Strict):
     def components(self) -> tuple[tuple[int, Component], ...]:
         """Pairs (layer, component), sorted."""
         pairs: list[tuple[int, Component]] = [(layer, "attention") for layer in self.attention]
-        pairs += [(layer, "mlp") for layer in self.mlp]
-        return tuple(sorted(pairs))
+        mlps: list[tuple[int, Component]] = [(layer, "mlp") for layer in self.mlp]
+        return tuple(sorted(pairs + mlps))
 
 
 class RandomControl(_Strict):

@@ -129,13 +129,13 @@ def test_a_wanted_chat_template_must_exist(tiny_checkpoint: Path, tiny_experimen
     )
     prompt = make_prompts(tokenizer, experiment, problems)[problems[0].problem_id]
     assert prompt.text == f"<system>Be brief.<user>Q: {problems[0].question}\n<assistant>"
-    assert tokenizer.decode(prompt.token_ids) == prompt.text
+    assert tokenizer.decode(list(prompt.token_ids)) == prompt.text
 
 
 def test_token_starts_are_characters_of_the_text_even_inside_characters_of_several_bytes():
     tokenizer = byte_tokenizer()
     ids = tokenizer.encode("aü€b")
-    text, starts = text_and_starts(tokenizer, [*ids, tokenizer.eos_token_id])
+    text, starts = text_and_starts(tokenizer, [*ids, tokenizer.convert_tokens_to_ids("<eos>")])
     assert text == "aü€b"
     # One byte each: a, two of ü, three of €, b, and the end-of-sequence token that adds nothing.
     assert starts == [0, 1, 1, 2, 2, 2, 3, 4]

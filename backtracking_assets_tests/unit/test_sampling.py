@@ -1,5 +1,7 @@
 """Sampling: the nucleus, the noise, and that noise draws from the distribution it should."""
 
+from typing import Any
+
 import torch
 from scipy import stats
 from transformers import TopPLogitsWarper
@@ -44,8 +46,8 @@ def test_nucleus_keeps_what_transformers_keeps():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(200, 40, generator=generator) * 3
     kept = nucleus(logits.softmax(-1), 0.9)
-    no_history = torch.LongTensor(200, 0)
-    warped = TopPLogitsWarper(top_p=0.9)(no_history, logits.clone().type(torch.FloatTensor))
+    warper: Any = TopPLogitsWarper(top_p=0.9)
+    warped = warper(torch.zeros(200, 1, dtype=torch.long), logits.clone())
     assert torch.equal(kept, torch.isfinite(warped))
 
 
