@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import dagster as dg
 
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
-from backtracking_assets.partitions import grid_partitions
 from backtracking_assets.records import Cell
 
 CELL_ASSETS = ("generations", "detections", "metrics", "condition_reports")
@@ -55,7 +54,6 @@ def jobs(experiment: Experiment) -> list:
     cells = dg.define_asset_job(
         CELLS_JOB,
         selection=dg.AssetSelection.assets(*cell_keys),
-        partitions_def=grid_partitions(experiment),
         description="Generations, detections, metrics and report of one cell.",
     )
     sweep = [
