@@ -78,10 +78,10 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
             context.log.info(str(progress))
             tell(progress)
 
-        made = ensure_completions(opened, cell, run_id=context.run_id, log=context.log.info, on_progress=report)
+        made = ensure_completions(opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=report)
         completions = stored_cell(opened, cell).completions
         outcomes = generation_checks(experiment, made.condition, completions, probe_identity(opened, cell))
-        write_checks(opened.layout, checks_table(cell, "generations", outcomes, context.run_id))
+        write_checks(opened.layout, checks_table(cell, "generations", outcomes, context.run.run_id))
         fail_on_errors(cell, outcomes)
         finish = completions["finish_reason"].value_counts().to_pylist()
         return dg.MaterializeResult(
@@ -99,6 +99,7 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
                 "fingerprint": made.condition.fingerprint,
                 "components": ", ".join(component_names(experiment, cell.layer_subset)),
                 "condition": dg.MetadataValue.json(made.condition.model_dump(mode="json")),
+                "generated_by": dg.MetadataValue.dagster_run(completions["run_id"][0].as_py()),
                 "database": dg.MetadataValue.path(str(opened.layout.database)),
                 "commit": commit(),
             },
@@ -122,10 +123,10 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
         stored = stored_cell(opened, cell)
-        found = detect(stored.completions, opened.problems, experiment.detection, run_id=context.run_id)
+        found = detect(stored.completions, opened.problems, experiment.detection, run_id=context.run.run_id)
         write_detections(opened.layout, found, cell=cell)
         outcomes = detection_checks(experiment.checks, found)
-        write_checks(opened.layout, checks_table(cell, "detections", outcomes, context.run_id))
+        write_checks(opened.layout, checks_table(cell, "detections", outcomes, context.run.run_id))
         baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
         onsets = found["onset_phrase"].drop_null().value_counts().to_pylist()
         return dg.MaterializeResult(
@@ -169,11 +170,11 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
             cell=cell,
             problem_set_digest=stored.problem_set_digest,
             statistics=experiment.statistics,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
         )
         write_metrics(opened.layout, table)
         outcomes = metric_checks(experiment.checks, cell, table)
-        write_checks(opened.layout, checks_table(cell, "metrics", outcomes, context.run_id))
+        write_checks(opened.layout, checks_table(cell, "metrics", outcomes, context.run.run_id))
         fail_on_errors(cell, outcomes)
         rows = metrics_of(opened, cell).to_pylist()
         estimates = {f"{row['metric']}": row["estimate"] for row in rows if row["estimate"] is not None}
@@ -204,14 +205,14 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def condition_reports(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        report = cell_report(opened, cell, context.run_id)
+        report = cell_report(opened, cell, context.run.run_id)
         path = report_path(opened, cell)
         write_text_durably(path, render_cell_report(report))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored_cell(opened, cell).version()),
             metadata={
                 "report": dg.MetadataValue.path(str(path)),
-                "open": dg.MetadataValue.url(path.as_uri()),
+                "whole_sweep": dg.MetadataValue.asset(dg.AssetKey([experiment.name, "phase2_report"])),
                 "figure": png_figure(to_png(cell_overview(report), 96), f"{cell} beside the baseline"),
                 "baseline": "none yet" if report.baseline_metrics is None and not report.is_baseline else "there",
             },

@@ -94,7 +94,7 @@ def _comparisons(
     @readable_failures
     def comparisons(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened = OpenExperiment(experiment)
-        table = compare_plan(opened, context.run_id)
+        table = compare_plan(opened, context.run.run_id)
         rows = [row for row in table.to_pylist() if shown(Cell(row["layer_subset"], row["scale"]))]
         compared = {(row["layer_subset"], row["scale"]) for row in rows}
         planned = [cell for cell in experiment.planned_cells() if shown(cell) and cell.scale != BASELINE_SCALE]
@@ -106,7 +106,7 @@ def _comparisons(
                 "dagster/column_schema": column_schema(COMPARISONS),
                 "cells_compared": f"{len(compared)} of {len(planned)} planned",
                 "comparisons": comparisons_table(rows),
-                "figure": png_figure(to_png(figure(sweep_report(opened, context.run_id)), 96), description),
+                "figure": png_figure(to_png(figure(sweep_report(opened, context.run.run_id)), 96), description),
             },
         )
 
@@ -129,7 +129,7 @@ def _phase2_report(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def phase2_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened = OpenExperiment(experiment)
-        report = sweep_report(opened, context.run_id)
+        report = sweep_report(opened, context.run.run_id)
         path = sweep_report_path(opened)
         write_text_durably(path, render_sweep_report(report))
         done = sum(planned.status == "done" for planned in report.cells)
@@ -139,7 +139,6 @@ def _phase2_report(experiment: Experiment) -> dg.AssetsDefinition:
                 "cells": f"{done} of {len(report.cells)} planned",
                 "cells_digest": report.cells_digest,
                 "report": dg.MetadataValue.path(str(path)),
-                "open": dg.MetadataValue.url(path.as_uri()),
                 "figure": png_figure(to_png(subset_bars(report), 96), "Every subset at the lowest scale"),
             },
         )

@@ -26,9 +26,10 @@ from backtracking_assets.experiment import BASELINE_SCALE, Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.partitions import cell_key
 from backtracking_assets.records import Cell
-from backtracking_assets.reporting.tables import result_table, terminal_table
+from backtracking_assets.reporting.tables import result_table, terminal_tables
 
 EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+_WIDTH_OF_FILES = 200
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -218,6 +219,10 @@ def _progress(console: Console, experiment: Experiment, n_cells: int, device: st
 
 def _show_results(experiment: Experiment, console: Console) -> None:
     opened = OpenExperiment(experiment, download=False)
-    console.print(terminal_table(result_table(sweep_report(opened, run_id="")), console.width, title=experiment.title))
+    table = result_table(sweep_report(opened, run_id=""))
+    # A file or a pipe has no width of its own to fit.
+    wide = console if console.is_terminal else Console(width=_WIDTH_OF_FILES)
+    for part in terminal_tables(table, wide.width, title=experiment.title):
+        wide.print(part)
     console.print(f"Report: {sweep_report_path(opened)}", soft_wrap=True, markup=False)
     console.print("Lineage and backfills: backtracking ui, then open http://127.0.0.1:3000")

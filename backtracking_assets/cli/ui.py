@@ -37,7 +37,9 @@ def run_ui(host: str, port: int, console: Console) -> None:
             style="red",
         )
     console.print(f"Dagster UI: http://{host}:{port} (Ctrl-C stops it)")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", host, "-p", str(port)]
+    # Dagster recommends its project tool over `dagster dev` at every start; it needs no such tool here.
+    quiet = ["-W", "ignore:Function `dev_command`"]
+    command = [sys.executable, *quiet, "-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", host, "-p", str(port)]
     sys.stdout.flush()
     os.execv(sys.executable, command)
 

@@ -29,8 +29,6 @@ class Column:
     title: str
     align: Literal["left", "right"]
     description: str = ""
-    rank: int = 0
-    """0 is always shown; a terminal that is too narrow leaves out the highest ranks first."""
 
 
 @dataclass(frozen=True)
@@ -75,25 +73,28 @@ def result_table(report: SweepReport) -> ResultTable:
     return ResultTable(columns=tuple(column for column, _ in columns), rows=rows)
 
 
-def terminal_table(table: ResultTable, width: int, title: str | None = None) -> Table:
+def terminal_tables(table: ResultTable, width: int, title: str | None = None) -> list[Table]:
     """The result table for a terminal of `width` columns.
 
-    Where it is too wide, intervals go below their estimates, and then columns are left out by their rank; the caption
-    names them.
+    Where it is too wide, intervals go below their estimates, and then it continues in further tables, each with the
+    subset and scale of its rows: nothing is left out.
     """
-    everything = range(len(table.columns))
-    ranks = sorted({column.rank for column in table.columns}, reverse=True)
-    kept = [[number for number in everything if table.columns[number].rank <= rank] for rank in ranks]
-    layouts = [(kept[0], False), *((columns, True) for columns in kept)]
-    columns, stacked = next((layout for layout in layouts if _terminal_width(table, *layout) <= width), layouts[-1])
-    left_out = [table.columns[number].title for number in everything if number not in columns]
-    shown = Table(
-        title=None if title is None else escape(title),
-        caption=f"Left out for want of width: {', '.join(map(escape, left_out))}." if left_out else None,
-        box=SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
-    )
+    keys, others = [0, 1], list(range(2, len(table.columns)))
+    if _terminal_width(table, keys + others, stacked=False) <= width:
+        return [_terminal_table(table, keys + others, False, title)]
+    groups: list[list[int]] = [[]]
+    for number in others:
+        if groups[-1] and _terminal_width(table, [*keys, *groups[-1], number], stacked=True) > width:
+            groups.append([])
+        groups[-1].append(number)
+    return [
+        _terminal_table(table, keys + group, True, title if place == 0 else "continued")
+        for place, group in enumerate(groups)
+    ]
+
+
+def _terminal_table(table: ResultTable, columns: Sequence[int], stacked: bool, title: str | None) -> Table:
+    shown = Table(title=None if title is None else escape(title), box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for number in columns:
         shown.add_column(escape(table.columns[number].title), justify=table.columns[number].align)
     for row, following in zip(table.rows, (*table.rows[1:], None), strict=True):
@@ -132,8 +133,7 @@ def _columns(index: SweepIndex, study: Study) -> list[_ColumnAndValue]:
         (Column("n", "right", "Completions."), lambda planned: _count(planned, study.completions_per_cell)),
     ]
     for measure in shown:
-        rank = 0 if measure == primary else 1 if measure.name == "accuracy" else 2
-        columns += _measure_columns(index, measure, confidence, rank)
+        columns += _measure_columns(index, measure, confidence)
     columns += [
         (
             Column(
@@ -153,11 +153,11 @@ def _columns(index: SweepIndex, study: Study) -> list[_ColumnAndValue]:
         ),
     ]
     for name in ("truncated_share", "degenerate_share"):
-        columns += _measure_columns(index, MEASURES[name], confidence, 3)
+        columns += _measure_columns(index, MEASURES[name], confidence)
     return columns
 
 
-def _measure_columns(index: SweepIndex, measure: Measure, confidence: str, rank: int) -> list[_ColumnAndValue]:
+def _measure_columns(index: SweepIndex, measure: Measure, confidence: str) -> list[_ColumnAndValue]:
     """The measure with its interval; where it is not counted in completions, a column with its denominator as well."""
     of_completions = measure.per == "completion"
 
@@ -172,10 +172,10 @@ def _measure_columns(index: SweepIndex, measure: Measure, confidence: str, rank:
         found = index.value(planned.cell, measure.name)
         return NOT_MEASURED if found is None else f"{found.n:,}"
 
-    described = Column(measure.label, "right", f"{measure.description} With its {confidence}.", rank)
+    described = Column(measure.label, "right", f"{measure.description} With its {confidence}.")
     if of_completions:
         return [(described, value)]
-    counted = Column(f"{measure.per}s", "right", f"The denominator of {measure.label}.", rank + 1)
+    counted = Column(f"{measure.per}s", "right", f"The denominator of {measure.label}.")
     return [(described, value), (counted, denominator)]
 
 

@@ -135,7 +135,7 @@ def test_a_wanted_chat_template_must_exist(tiny_checkpoint: Path, tiny_experimen
 def test_token_starts_are_characters_of_the_text_even_inside_characters_of_several_bytes():
     tokenizer = byte_tokenizer()
     ids = tokenizer.encode("aü€b")
-    text, starts = text_and_starts(tokenizer, [*ids, tokenizer.convert_tokens_to_ids("<eos>")])
+    text, starts = text_and_starts(tokenizer, [*ids, *tokenizer.encode("<eos>")])
     assert text == "aü€b"
     # One byte each: a, two of ü, three of €, b, and the end-of-sequence token that adds nothing.
     assert starts == [0, 1, 1, 2, 2, 2, 3, 4]

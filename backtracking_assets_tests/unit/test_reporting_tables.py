@@ -20,7 +20,7 @@ from backtracking_assets.reporting.formats import (
     join_names,
 )
 from backtracking_assets.reporting.measured import Comparison, Measurement, measurements
-from backtracking_assets.reporting.tables import ResultTable, result_table, terminal_table
+from backtracking_assets.reporting.tables import ResultTable, result_table, terminal_tables
 from backtracking_assets_tests.unit.reporting_samples import (
     OTHER,
     TARGET,
@@ -106,14 +106,19 @@ def test_every_form_of_a_missing_number_is_none(missing: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [60, 100, 140, 220])
-def test_the_terminal_table_fits_and_names_what_it_leaves_out(width: int) -> None:
+def test_the_terminal_tables_fit_and_leave_nothing_out(width: int) -> None:
     table = result_table(sweep_report())
     console = Console(width=width, record=True, file=StringIO())
-    console.print(terminal_table(table, width, title="Results [of the sweep]"))
+    parts = terminal_tables(table, width, title="Results [of the sweep]")
+    for part in parts:
+        console.print(part)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     assert "Results [of the sweep]" in text
-    assert ("Left out" in text) == (width < 140)
+    assert (len(parts) == 1) == (width >= 140)
+    assert [column.title for column in table.columns] == list(
+        dict.fromkeys(str(column.header) for part in parts for column in part.columns)
+    )
     assert "0.01" in text
 
 
