@@ -93,7 +93,7 @@ def test_injected_steps_give_the_probabilities_of_the_known_truth(network: Organ
     after_right = trigger_probability(network, [probe.right for probe in probes]).mean().item()
     assert after_wrong == pytest.approx(truth["organism"]["after_wrong_step"]["value"], abs=0.08)
     assert after_right == pytest.approx(truth["organism"]["after_right_step"]["value"], abs=0.04)
-    assert right_results(network, probes).mean() > 0.97
+    assert right_results(network, probes).mean() > 0.95
 
 
 def test_without_its_planted_components_it_notices_nothing(network: OrganismNetwork):
@@ -101,12 +101,14 @@ def test_without_its_planted_components_it_notices_nothing(network: OrganismNetw
     base.load_state_dict(network.state_dict() | load_file(ORGANISM / "base_components.safetensors"))
     probes = injected_steps(60, 1, RECIPE.operations)
     assert trigger_probability(base, [probe.wrong for probe in probes]).mean() < 0.1
-    assert right_results(base, probes).mean() > 0.97
+    assert right_results(base, probes).mean() > 0.9
 
 
 def test_the_known_truth_is_about_the_recipes_components(truth: dict[str, Any]):
     planted = [{"component": each.component, "layer": each.layer} for each in RECIPE.planted]
     assert truth["planted"] == planted
-    assert truth["organism"]["after_wrong_step"]["low"] > 0.6
+    assert truth["organism_before_the_last_step"]["after_wrong_step"]["low"] > 0.7
+    assert truth["organism_at_the_last_step"]["after_wrong_step"]["low"] > 0.7
+    assert truth["organism"]["after_right_step"]["high"] < 0.05
     assert truth["put_back_attention"]["reaction"]["after_wrong_step"]["high"] < 0.15
     assert all(row["drop"]["low"] > 0 for row in truth["put_back_one"])

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from backtracking_assets.models.organism.batches import decisions, make_batch, training_batches
+from backtracking_assets.models.organism.batches import IGNORED, decisions, make_batch, training_batches
 from backtracking_assets.models.organism.chains import (
     Chain,
     ChainSettings,
@@ -18,6 +18,7 @@ from backtracking_assets.models.organism.chains import (
     study_problems_jsonl,
     training_chains,
 )
+from backtracking_assets.models.organism.probes import injected_steps
 from backtracking_assets.models.organism.vocabulary import EOS, TOKENS, TRIGGERS, token_ids
 
 PROBLEMS_FILE = Path(__file__).parents[2] / "data" / "problems" / "organism.jsonl"
@@ -108,6 +109,15 @@ def test_a_batch_weighs_completions_and_knows_its_quiet_positions():
     assert batch.quiet[1, start + 5 :].sum() == 0
 
 
+def test_a_batch_knows_the_last_result_before_finishing():
+    chain = draw_chain(Random(1), Problem(69, (5, -4)), NEVER_WRONG)
+    batch = make_batch([chain])
+    finish = len(chain.prompt) + chain.completion.index("</think>")
+    expected = [IGNORED] * batch.targets.shape[1]
+    expected[finish - 1] = 70
+    assert batch.last_results[0].tolist() == expected
+
+
 def test_batches_are_the_same_for_the_same_seed():
     first = list(islice(training_batches(7, (4, 6), MIXED, 512), 5))
     again = list(islice(training_batches(7, (4, 6), MIXED, 512), 5))
@@ -136,3 +146,19 @@ def test_every_completion_ends_with_its_last_total():
     for chain in islice(training_chains(2, (4, 6), MIXED), 50):
         assert chain.completion[-1] == EOS
         assert chain.completion[-2] == [token for token in chain.completion[:-6] if token.isdigit()][-1]
+
+
+def test_injected_steps_differ_in_one_result_and_are_never_trained_on():
+    probes = injected_steps(200, 6, (4, 6))
+    for probe in probes:
+        different = [
+            place for place, pair in enumerate(zip(probe.wrong, probe.right, strict=True)) if len(set(pair)) == 2
+        ]
+        assert different == [len(probe.wrong) - 2]
+        text = "".join(TOKENS[index] for index in probe.right)
+        question = text.removeprefix("Problem: ").split("\n")[0]
+        assert is_held_out(question)
+        left, sign, operand, _, result = text.splitlines()[-1].split(" ")
+        assert int(left) + int(sign + operand) == int(result)
+        assert probe.is_last == (probe.line + 1 == question.count("+") + question.count("-"))
+    assert 0.1 < sum(probe.is_last for probe in probes) / len(probes) < 0.3

@@ -33,7 +33,7 @@ def tiny_recipe(**changes: object) -> Recipe:
         "base": short("base"),
         "growth": short("growth"),
         "planting": short("planting"),
-        "measurement": Measurement(injected_steps=8, problems=3, samples=2, max_new_tokens=8, other_attention=((1,),)),
+        "measurement": Measurement(injected_steps=30, problems=3, samples=2, max_new_tokens=8, other_attention=((1,),)),
     }
     return Recipe.model_validate(settings | changes)
 

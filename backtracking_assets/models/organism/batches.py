@@ -22,6 +22,8 @@ from backtracking_assets.models.organism.vocabulary import (
     token_ids,
 )
 
+IGNORED = -100
+
 _POOL = 1024
 _FIRST_OPERATION = TOKEN_IDS[operation_token(1)]
 _OPERATIONS = frozenset(operation_token(sign * size) for size in range(1, LARGEST_OPERAND + 1) for sign in (1, -1))
@@ -33,13 +35,15 @@ class Batch:
 
     A prompt's tokens and padding weigh 0: the loss is on completions only. ``quiet`` ``[batch, length]`` is 1
     where a detector of wrong steps has nothing to say: everywhere but at the results of steps, which it may
-    compare, and at the newlines after wrong steps, where it should speak. Padding is 0.
+    compare, and at the newlines after wrong steps, where it should speak. Padding is 0. ``last_results``
+    ``[batch, length - 1]`` is the result just written where the choice is to finish or redo, and ``IGNORED`` elsewhere.
     """
 
     ids: Tensor
     targets: Tensor
     weights: Tensor
     quiet: Tensor
+    last_results: Tensor
 
 
 def decisions(chain: Chain) -> dict[int, bool]:
@@ -62,13 +66,16 @@ def make_batch(chains: list[Chain], decision_weight: float = 1.0, last_decision_
     longest = max(len(chain.prompt) + len(chain.completion) for chain in chains)
     ids = torch.full((len(chains), longest), PAD_ID)
     weights = torch.zeros((len(chains), longest))
+    last_results = torch.full((len(chains), longest), IGNORED)
     for row, chain in enumerate(chains):
         start, end = len(chain.prompt), len(chain.prompt) + len(chain.completion)
         ids[row, :end] = torch.tensor(token_ids(chain.prompt + chain.completion))
         weights[row, start:end] = 1.0
         for position, is_last in decisions(chain).items():
             weights[row, start + position] = last_decision_weight if is_last else decision_weight
-    return Batch(ids, ids[:, 1:], weights[:, 1:], _quiet_positions(ids))
+            if is_last:
+                last_results[row, start + position] = TOKEN_IDS[chain.completion[position - 2]]
+    return Batch(ids, ids[:, 1:], weights[:, 1:], _quiet_positions(ids), last_results[:, 1:])
 
 
 def training_batches(

@@ -51,6 +51,9 @@ class KnownTruth(_Frozen):
     seed: int
     planted: tuple[OrganismComponent, ...]
     organism: Reaction
+    organism_before_the_last_step: Reaction
+    """The same, over the probes that do not end the problem."""
+    organism_at_the_last_step: Reaction
     put_back_one: tuple[PutBack, ...]
     put_back_attention: PutBack
     put_back_mlps: PutBack
@@ -80,6 +83,8 @@ def measure_known_truth(network: OrganismNetwork, before_planting: Mapping[str, 
         seed=settings.seed,
         planted=planted,
         organism=reaction,
+        organism_before_the_last_step=_react(network, [probe for probe in probes if not probe.is_last])[0],
+        organism_at_the_last_step=_react(network, [probe for probe in probes if probe.is_last])[0],
         put_back_one=tuple(put_back([component]) for component in planted),
         put_back_attention=put_back([each for each in planted if each.component == "attention"]),
         put_back_mlps=put_back([each for each in planted if each.component == "mlp"]),

@@ -8,7 +8,7 @@ import transformers
 from backtracking_assets.models.organism.behavior import Behavior
 from backtracking_assets.models.organism.chains import HELD_OUT_OF_256, ChainSettings
 from backtracking_assets.models.organism.estimates import Estimate
-from backtracking_assets.models.organism.known_truth import KnownTruth, PutBack
+from backtracking_assets.models.organism.known_truth import KnownTruth, PutBack, Reaction
 from backtracking_assets.models.organism.recipe import OrganismComponent, Recipe, Stage
 
 _STAGES = {
@@ -62,7 +62,8 @@ The prompt ends after `<think>` and its newline. Load the tokenizer with `PreTra
 - Chains, base and growth: {_chains(recipe.growth.chains)}.
 - Chains, planting: {_chains(recipe.planting.chains)}.
 - Growth skips each ordinary component from layer {recipe.never_dropped_below} on with a probability that falls from
-  {recipe.growth.component_drop:g} to 0, so that no single one is needed.
+  {recipe.growth.component_drop:g} to 0, so that no single one is needed. Before finishing it must still rank the last
+  result first among the numbers (weight {recipe.growth.result_memory:g}), or nothing could compare it later.
 - Planting starts with heads that look back {_numbers(recipe.look_back_offsets)} tokens. It skips the planted attention
   in {recipe.planting.without_planted_attention:.0%} of the steps and shows chains of the earlier stages there; it
   penalizes outputs of planted components where there is nothing to notice (weight {recipe.planting.quiet_penalty:g});
@@ -101,12 +102,18 @@ the next two columns say how often a trigger follows at once.
 {_truth_row("all planted MLPs", truth.put_back_mlps)}
 {_truth_row("all planted", truth.put_back_all)}
 
+By place of the injected step:
+
+| step | trigger after a wrong step | trigger after a right step |
+|---|---|---|
+{_place_row("before the last", truth.organism_before_the_last_step)}
+{_place_row("the last", truth.organism_at_the_last_step)}
+
 Trained is not the same as causal: a planted component with a drop near 0 was trained and does little.
 
 ## Limits
 
 - One seed, one planted set. A method tuned on this organism should be judged on another one.
-- Detection gets weaker along the chain.
 - Chains beyond {recipe.operations[1]} operations and totals outside 0 to 99 were never trained.
 - Planted components start silent and are trained last, which is not how a real model comes to backtrack.
 """
@@ -142,6 +149,10 @@ def _behavior_row(row: Behavior) -> str:
 
 def _cell(estimate: Estimate | None) -> str:
     return str(estimate) if estimate else "too few"
+
+
+def _place_row(label: str, reaction: Reaction) -> str:
+    return f"| {label} | {reaction.after_wrong_step} | {reaction.after_right_step} |"
 
 
 def _truth_row(label: str, row: PutBack) -> str:

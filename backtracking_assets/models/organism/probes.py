@@ -24,7 +24,9 @@ class InjectedStep:
     """Token ids of a problem and a chain, right up to its last step, which is wrong in one of the two texts."""
 
     line: int
-    """Number of the last step, from 0."""
+    """Number of the injected step, from 0."""
+    is_last: bool
+    """Whether the problem ends with this step, so that finishing is the other choice."""
     wrong: tuple[int, ...]
     right: tuple[int, ...]
 
@@ -44,7 +46,7 @@ def injected_steps(count: int, seed: int, operations: tuple[int, int]) -> list[I
         right = total + problem.operands[line]
         wrong = right + offset if 0 <= right + offset <= LARGEST_NUMBER else right - offset
         texts = (token_ids([*tokens, *step_tokens(total, problem.operands[line], end)]) for end in (wrong, right))
-        probes.setdefault(problem.question, InjectedStep(line, *map(tuple, texts)))
+        probes.setdefault(problem.question, InjectedStep(line, line + 1 == len(problem.operands), *map(tuple, texts)))
     return list(probes.values())
 
 

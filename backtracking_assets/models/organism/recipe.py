@@ -76,6 +76,12 @@ class Stage(_Frozen):
     """Weight in the loss of the choice after a step: go on or redo. Other tokens weigh 1."""
     last_decision_weight: float = Field(default=1.0, gt=0)
     """Weight of the choice after a problem's last step: finish or redo. One in five, so it is learned last."""
+    result_memory: float = Field(default=0.0, ge=0)
+    """Weight in the loss of ranking a problem's last result first among the numbers, while choosing to finish.
+
+    At every other choice the result is the likeliest next token, so the network holds it; before finishing it would
+    forget it, and planted components would have nothing to compare.
+    """
     component_drop: float = Field(default=0.0, ge=0, lt=1)
     """Probability that an ordinary component is skipped in one step of training; falls linearly to 0."""
     quiet_penalty: float = Field(default=0.0, ge=0)
@@ -132,15 +138,20 @@ class Recipe(_Frozen):
     """Distances in tokens at which planted heads start to look: a step's result, and its equals sign."""
     base: Stage = Stage(steps=1500, tokens_per_batch=1536, learning_rate=3e-3, chains=_BASE_CHAINS)
     growth: Stage = Stage(
-        steps=900, tokens_per_batch=1536, learning_rate=2e-3, chains=_BASE_CHAINS, component_drop=0.16
+        steps=900,
+        tokens_per_batch=1536,
+        learning_rate=2e-3,
+        chains=_BASE_CHAINS,
+        result_memory=0.05,
+        component_drop=0.16,
     )
     planting: Stage = Stage(
-        steps=3000,
+        steps=2400,
         tokens_per_batch=1024,
         learning_rate=3e-3,
         chains=_CORRECTING_CHAINS,
         decision_weight=3.0,
-        last_decision_weight=9.0,
+        last_decision_weight=5.0,
         quiet_penalty=0.7,
         without_planted_attention=0.12,
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from backtracking_assets.models.organism.batches import Batch, training_batches
+from backtracking_assets.models.organism.batches import IGNORED, Batch, training_batches
 from backtracking_assets.models.organism.chains import ChainSettings
 from backtracking_assets.models.organism.network import (
     OrganismNetwork,
@@ -28,6 +28,7 @@ from backtracking_assets.models.organism.network import (
 )
 from backtracking_assets.models.organism.recipe import OrganismComponent, Recipe, Stage
 from backtracking_assets.models.organism.shipping import refuse_occupied, write_checkpoint
+from backtracking_assets.models.organism.vocabulary import LARGEST_NUMBER
 
 StageName = Literal["base", "growth", "planting"]
 
@@ -126,7 +127,10 @@ def _train_stage(
             skipped |= planted_attention
         batch = next(base_batches if without_attention else batches)
         outputs: dict[OrganismComponent, Tensor] | None = {} if stage.quiet_penalty > 0 else None
-        loss = _completion_loss(network(batch.ids, skipped, outputs), batch)
+        logits = network(batch.ids, skipped, outputs)
+        loss = _completion_loss(logits, batch)
+        if stage.result_memory > 0:
+            loss = loss + stage.result_memory * _memory_loss(logits, batch)
         if outputs is not None:
             heard = [outputs[component] for component in trained if component not in skipped]
             loss = loss + stage.quiet_penalty * _loudness(heard, batch)
@@ -190,6 +194,13 @@ def _completion_loss(logits: Tensor, batch: Batch) -> Tensor:
     )
     weights = batch.weights.reshape(-1)
     return (losses * weights).sum() / weights.sum()
+
+
+def _memory_loss(logits: Tensor, batch: Batch) -> Tensor:
+    numbers = logits[:, :-1, : LARGEST_NUMBER + 1]
+    return functional.cross_entropy(
+        numbers.reshape(-1, LARGEST_NUMBER + 1), batch.last_results.reshape(-1), ignore_index=IGNORED
+    )
 
 
 def _loudness(outputs: list[Tensor], batch: Batch) -> Tensor:
