@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
+_ASKED = ("problem_id", "prompt_sha256")
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -80,14 +82,17 @@ def ensure_completions(
             devices = devices_for(opened.experiment.model.device)
             device = stack.enter_context(leased_device(devices, layout.locks, on_wait=waiting_for_device))
         stack.enter_context(generation_lock(layout, fingerprint, waiting_for_condition))
+        _check_prompts(opened, fingerprint)
         work = _Work(opened, cell, condition, run_id, log, on_progress)
         if device is not None:
             work.generate_missing(device)
-        if _archived(layout, fingerprint) != completion_keys(layout, fingerprint):
+        # Where the archive was made anew, the database holds the same keys with other rows: chunks that are still there
+        # say that what was made of them was never committed.
+        uncommitted = layout.journal_of(fingerprint).exists()
+        if uncommitted or _archived(layout, fingerprint) != completion_keys(layout, fingerprint):
             commit_condition(layout, condition, run_id=run_id)
         # Only now, with archive and database both holding the rows, may the chunks go.
         clear_journal(layout, fingerprint)
-    _check_prompts(opened, fingerprint)
     n_completions = _link(opened, cell, fingerprint, linked=work.generated == 0, run_id=run_id)
     made_on = device_name(device) if device is not None and work.generated else None
     return Generation(condition, n_completions, work.generated, work.tokens, work.seconds, made_on)
@@ -205,16 +210,18 @@ def _check_prompts(opened: OpenExperiment, fingerprint: str) -> None:
     Raises:
         ProblemFileError: a problem kept its id and changed its text.
     """
-    archive = verified_archive(opened.layout, fingerprint)
-    assert archive is not None
-    prompt_of = prompts(opened)
-    pairs = zip(archive.column("problem_id").to_pylist(), archive.column("prompt_sha256").to_pylist(), strict=True)
-    for problem_id, prompt_sha256 in sorted(set(pairs)):
-        if problem_id in prompt_of and prompt_of[problem_id].sha256 != prompt_sha256:
-            raise ProblemFileError(
-                f"Problem {problem_id!r} has another text now than when its completions were made; give the changed "
-                f"problem a new id, or remove {opened.layout.archive_of(fingerprint)} to generate it anew."
-            )
+    layout, prompt_of = opened.layout, prompts(opened)
+    archive = verified_archive(layout, fingerprint)
+    made = [(layout.journal_of(fingerprint), table) for table in finished_chunks(layout, fingerprint).values()]
+    if archive is not None:
+        made.insert(0, (layout.archive_of(fingerprint), archive))
+    for path, table in made:
+        for problem_id, prompt_sha256 in zip(*(table[name].to_pylist() for name in _ASKED), strict=True):
+            if problem_id in prompt_of and prompt_of[problem_id].sha256 != prompt_sha256:
+                raise ProblemFileError(
+                    f"Problem {problem_id!r} has another text now than when its completions were made; give the "
+                    f"changed problem a new id, or remove {path} to generate it anew."
+                )
 
 
 def _link(opened: OpenExperiment, cell: Cell, fingerprint: str, *, linked: bool, run_id: str) -> int:
