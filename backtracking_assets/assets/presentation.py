@@ -29,9 +29,10 @@ def png_figure(png: bytes, alt: str) -> dg.MarkdownMetadataValue:
 
 
 def metrics_table(rows: Iterable[dict[str, Any]]) -> dg.MarkdownMetadataValue:
-    """A cell's metrics with interval and n."""
+    """A cell's metrics with interval and n, in the order in which people read them."""
+    order = list(MEASURES)
     lines = ["| measure | estimate | interval | n | problems |", "|---|---|---|---|---|"]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: order.index(row["metric"])):
         label = MEASURES[row["metric"]].label
         lines.append(
             f"| {label} | {_number(row['estimate'])} | [{_number(row['low'])}, {_number(row['high'])}] "
