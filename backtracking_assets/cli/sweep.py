@@ -155,7 +155,12 @@ class _Runner:
 
     def _run(self, name: str, cell: Cell | None, device: str | None) -> None:
         # The tag lists the run under its job in the UI, where the code location has the experiment's name.
-        tags = {**process_tags(device), ".dagster/repository": f"__repository__@{self.experiment.name}"}
+        tags = {
+            **process_tags(device),
+            ".dagster/repository": f"__repository__@{self.experiment.name}",
+            # Should this process die, the next sweep does what is missing; a daemon must not do it as well.
+            "dagster/max_retries": "0",
+        }
         result = self._definitions.resolve_job_def(name).execute_in_process(
             instance=self.instance,
             partition_key=None if cell is None else cell_key(cell),
@@ -163,8 +168,18 @@ class _Runner:
             run_config=_QUIET,
             raise_on_error=False,
         )
+        if _interrupted(result):
+            raise KeyboardInterrupt
         if not result.success:
             self.failures.append(f"{cell or name}: {_reason(result)}")
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether Ctrl-C ended a step, which Dagster reports as any other failure of it."""
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    return any(
+        data.error is not None and data.error.cls_name == "DagsterExecutionInterruptedError" for data in failures
+    )
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
