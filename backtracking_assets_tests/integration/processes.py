@@ -51,12 +51,28 @@ def finish(process: BaseProcess, timeout: float = 120) -> int | None:
     return process.exitcode
 
 
+@dataclass(frozen=True)
+class Command:
+    """A running command."""
+
+    process: BaseProcess
+    stdout: Path
+    stderr: Path
+
+    def wait(self) -> Finished:
+        code = finish(self.process)
+        return Finished(code, self.stdout.read_text(encoding="utf-8"), self.stderr.read_text(encoding="utf-8"))
+
+
+def start_backtracking(*arguments: str, environment: Mapping[str, str], folder: Path) -> Command:
+    """Start the command line with these arguments and, besides PATH, only this environment; streams go to `folder`."""
+    files = folder / "stdout.txt", folder / "stderr.txt"
+    return Command(start(_run_command, arguments, dict(environment), files), *files)
+
+
 def backtracking(*arguments: str, environment: Mapping[str, str], folder: Path) -> Finished:
-    """Run the command line with these arguments and, besides PATH, only this environment; streams go into `folder`."""
-    files = [folder / "stdout.txt", folder / "stderr.txt"]
-    code = finish(start(_run_command, arguments, dict(environment), files))
-    stdout, stderr = (file.read_text(encoding="utf-8") for file in files)
-    return Finished(code, stdout, stderr)
+    """Run the command line to its end; see `start_backtracking`."""
+    return start_backtracking(*arguments, environment=environment, folder=folder).wait()
 
 
 def _run_command(arguments: Sequence[str], environment: dict[str, str], files: Sequence[Path]) -> None:
