@@ -13,7 +13,6 @@ from backtracking_assets.errors import BacktrackingError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +23,7 @@ app = typer.Typer(
 )
 
 ExperimentArgument = Annotated[
-    str, typer.Argument(metavar="[EXPERIMENT]", help="A name in data/experiments/ or a path to a YAML file.")
+    str, typer.Argument(metavar="EXPERIMENT", help="A name in data/experiments/ or a path to a YAML file.")
 ]
 DEFAULT = "organism"
 

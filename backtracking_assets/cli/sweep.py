@@ -18,6 +18,7 @@ from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.assets.status import planned_status, sweep_report_path
 from backtracking_assets.assets.stored_cells import current_baseline
 from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import ExperimentError, did_you_mean
 from backtracking_assets.execution.devices import devices_for, leased_device
@@ -28,8 +29,9 @@ from backtracking_assets.partitions import cell_key
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.tables import result_table, terminal_tables
 
-EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_DONE, EXIT_FAILED = 0, 1
 _WIDTH_OF_FILES = 200
+_INTERRUPTIONS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -59,16 +61,15 @@ def run_sweep(
             f"{experiment.name}: {len(wanted)} cells of {experiment.completions_per_cell} completions, "
             f"{len(wanted) - len(missing)} done before, {len(missing)} to do."
         )
-        try:
-            if missing:
-                with _waiting_for_device(devices, opened, console) as device:
-                    runner.run_cells(missing, device, console)
-            runner.run_whole_sweep(step.sweep_jobs)
-        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-            console.print(
-                "\nStopped. Finished chunks are safe; the same command goes on with what is missing.", style="yellow"
-            )
-            return EXIT_INTERRUPTED
+        with watching_signals() as signals:
+            try:
+                if missing:
+                    with _waiting_for_device(devices, opened, console) as device:
+                        runner.run_cells(missing, device, signals, console)
+                runner.run_whole_sweep(step.sweep_jobs)
+            except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+                _say_stopped(experiment, wanted, console)
+                return signals.exit_code()
     _show_results(experiment, console)
     for failure in runner.failures:
         console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
@@ -139,11 +140,15 @@ class _Runner:
     def __post_init__(self) -> None:
         self._definitions = build_definitions(self.experiment)
 
-    def run_cells(self, cells: Sequence[Cell], device: str, console: Console) -> None:
-        with _progress(console, self.experiment, len(cells), device) as bars:
+    def run_cells(self, cells: Sequence[Cell], device: str, signals: SignalWatch, console: Console) -> None:
+        def after_chunk(progress: CellProgress) -> None:
+            signals.stop_if_signaled()
+
+        with _progress(console, self.experiment, len(cells), device) as bars, listening(after_chunk):
             for cell in cells:
                 bars.start(cell)
                 self._run(CELLS_JOB, cell, device)
+                signals.stop_if_signaled()
                 bars.finish()
 
     def run_whole_sweep(self, names: Sequence[str]) -> None:
@@ -177,9 +182,7 @@ class _Runner:
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
     """Whether Ctrl-C ended a step, which Dagster reports as any other failure of it."""
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    return any(
-        data.error is not None and data.error.cls_name == "DagsterExecutionInterruptedError" for data in failures
-    )
+    return any(data.error is not None and data.error.cls_name in _INTERRUPTIONS for data in failures)
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
@@ -230,6 +233,16 @@ def _progress(console: Console, experiment: Experiment, n_cells: int, device: st
         shown = _Bars(bars, experiment, n_cells)
         with listening(shown.told):
             yield shown
+
+
+def _say_stopped(experiment: Experiment, wanted: Sequence[Cell], console: Console) -> None:
+    statuses = {status.cell: status for status in planned_status(OpenExperiment(experiment, download=False))}
+    done = sum(statuses[cell].state == "done" for cell in wanted)
+    console.print(
+        f"\nStopped: {done} of {len(wanted)} cells are done, and every finished chunk is safe. "
+        "The same command goes on with what is missing.",
+        style="yellow",
+    )
 
 
 def _show_results(experiment: Experiment, console: Console) -> None:
