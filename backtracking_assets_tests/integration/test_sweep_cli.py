@@ -15,7 +15,12 @@ from backtracking_assets.storage import queries
 from backtracking_assets_tests.integration.processes import Finished, backtracking, start_backtracking
 from backtracking_assets_tests.integration.studies import Study, make_study
 
-N_CELLS = 5
+N_CELLS = 4
+PLAN = [
+    {"layer_subsets": ["attn_1"]},
+    {"layer_subsets": ["both_0"], "scales": [1.0]},
+    {"layer_subsets": ["random"], "scales": [0.0]},
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Story:
     folder = tmp_path_factory.mktemp("streams")
     study = make_study(tmp_path_factory.mktemp("study"), tiny_checkpoint)
+    study.experiment(plan=PLAN)
     file = str(study.file)
 
     def run(command: str, *options: str) -> Finished:
@@ -70,7 +76,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> St
     steps["completions"] = completions()
     steps["again"] = run("sweep")
     steps["completions_again"] = completions()
-    study.experiment(detection={"strict": ["Wait", "Hmm"]})
+    study.experiment(plan=PLAN, detection={"strict": ["Wait", "Hmm"]})
     steps["status_other_triggers"] = status()
     steps["other_triggers"] = run("sweep")
     steps["status_at_the_end"] = status()
@@ -90,7 +96,6 @@ def test_status_of_a_new_study_is_all_missing(story: Story) -> None:
     assert list(states(status)) == [
         ("attn_1", 0.0),
         ("attn_1", 1.0),
-        ("both_0", 0.0),
         ("both_0", 1.0),
         ("random_1_of_attn_1", 0.0),
     ]
@@ -110,7 +115,7 @@ def test_status_half_way_sees_the_baseline_of_another_subset(story: Story) -> No
     assert cells["both_0", 1.0]["state"] == "partial"
     assert cells["both_0", 1.0]["completions"] == 6
     assert cells["both_0", 1.0]["reason"] == "the completions are there, the cell is not linked to them"
-    assert cells["both_0", 0.0]["reason"] == "nothing is there"
+    assert cells["random_1_of_attn_1", 0.0]["reason"] == "nothing is there"
 
 
 def test_a_partial_report_names_what_is_missing(story: Story) -> None:
@@ -118,12 +123,12 @@ def test_a_partial_report_names_what_is_missing(story: Story) -> None:
     assert story.partial_report.stdout == f"{story.study.layout.reports / 'phase2_report.html'}\n"
     assert "both_0" in story.partial_page
     assert "missing" in story.partial_page.lower()
-    assert "1 of 5" in story.partial_page
+    assert "1 of 4" in story.partial_page
 
 
 def test_sweep_prints_the_table_and_where_the_report_lies(story: Story) -> None:
     assert story.rest.code == 0, story.rest.stderr
-    assert "5 cells of 6 completions, 1 done before, 4 to do." in story.rest.stdout
+    assert "4 cells of 6 completions, 1 done before, 3 to do." in story.rest.stdout
     for name in ("attn_1", "both_0", "random_1_of_attn_1"):
         assert name in story.rest.stdout
     report = story.study.layout.reports / "phase2_report.html"
@@ -136,7 +141,7 @@ def test_status_of_a_swept_study_is_all_done(story: Story) -> None:
     assert story.status_after["counts"] == {"done": N_CELLS, "partial": 0, "stale": 0, "missing": 0}
     assert all(cell["reason"] == "" for cell in story.status_after["cells"])
     assert story.status_table.code == 0
-    assert story.status_table.stdout.endswith("5 done.\n")
+    assert story.status_table.stdout.endswith("4 done.\n")
 
 
 def test_every_cell_has_a_page(story: Story) -> None:
@@ -149,7 +154,7 @@ def test_every_cell_has_a_page(story: Story) -> None:
 
 def test_a_second_sweep_has_nothing_to_do(story: Story) -> None:
     assert story.again.code == 0
-    assert "5 cells of 6 completions, 5 done before, 0 to do." in story.again.stdout
+    assert "4 cells of 6 completions, 4 done before, 0 to do." in story.again.stdout
     assert "Generating" not in story.again.stdout
     assert story.completions_again == story.completions
     assert set(story.completions) == {row["fingerprint"] for row in queries.cells(story.study.layout).to_pylist()}
@@ -159,7 +164,7 @@ def test_other_triggers_make_every_cell_stale_and_nothing_is_generated_again(sto
     assert story.status_other_triggers["counts"] == {"done": 0, "partial": 0, "stale": N_CELLS, "missing": 0}
     assert {cell["reason"] for cell in story.status_other_triggers["cells"]} == {"the detection rules have changed"}
     assert story.other_triggers.code == 0, story.other_triggers.stderr
-    assert "0 done before, 5 to do." in story.other_triggers.stdout
+    assert "0 done before, 4 to do." in story.other_triggers.stdout
     assert story.status_at_the_end["counts"]["done"] == N_CELLS
     # Equal to the last column: the runs that generated them are those of the first sweeps.
     assert story.completions_at_the_end == story.completions
@@ -167,7 +172,7 @@ def test_other_triggers_make_every_cell_stale_and_nothing_is_generated_again(sto
 
 @pytest.mark.xfail(reason="status does not see which statistics a cell's metrics were computed with", strict=True)
 def test_other_statistics_make_cells_stale(tmp_path: Path, story: Story) -> None:
-    story.study.experiment(detection={"strict": ["Wait", "Hmm"]}, statistics={"confidence": 0.8})
+    story.study.experiment(plan=PLAN, detection={"strict": ["Wait", "Hmm"]}, statistics={"confidence": 0.8})
     found = backtracking(
         "status", str(story.study.file), "--json", environment=story.study.environment, folder=tmp_path
     )
@@ -190,7 +195,8 @@ def test_ctrl_c_keeps_finished_chunks_and_the_next_sweep_goes_on(tmp_path: Path,
     os.kill(running.process.pid, signal.SIGINT)
     stopped = running.wait()
     assert stopped.code == 130
-    assert "Stopped. Finished chunks are safe" in stopped.stdout
+    assert "Stopped" in stopped.stdout
+    assert "goes on with what is missing" in stopped.stdout
     assert "Traceback" not in stopped.stdout + stopped.stderr
 
     found = backtracking("status", str(study.file), "--json", environment=study.environment, folder=tmp_path)
