@@ -8,7 +8,6 @@ import pytest
 
 from backtracking_assets.errors import CheckpointError
 from backtracking_assets.models.checkpoint import check_fits, inspect, locate
-from backtracking_assets.models.detokenize import text_and_starts
 from backtracking_assets.models.loading import load_model, load_tokenizer, make_prompts
 from backtracking_assets.problems import load_problems
 from backtracking_assets_tests.tiny import byte_tokenizer, experiment_document, write_experiment
@@ -130,22 +129,3 @@ def test_a_wanted_chat_template_must_exist(tiny_checkpoint: Path, tiny_experimen
     prompt = make_prompts(tokenizer, experiment, problems)[problems[0].problem_id]
     assert prompt.text == f"<system>Be brief.<user>Q: {problems[0].question}\n<assistant>"
     assert tokenizer.decode(list(prompt.token_ids)) == prompt.text
-
-
-def test_token_starts_are_characters_of_the_text_even_inside_characters_of_several_bytes():
-    tokenizer = byte_tokenizer()
-    ids = tokenizer.encode("aü€b")
-    text, starts = text_and_starts(tokenizer, [*ids, *tokenizer.encode("<eos>")])
-    assert text == "aü€b"
-    # One byte each: a, two of ü, three of €, b, and the end-of-sequence token that adds nothing.
-    assert starts == [0, 1, 1, 2, 2, 2, 3, 4]
-
-
-def test_an_unfinished_character_at_the_end_stays_visible():
-    tokenizer = byte_tokenizer()
-    ids = tokenizer.encode("a€")[:-1]
-    text, starts = text_and_starts(tokenizer, ids)
-    assert text.startswith("a")
-    assert "\ufffd" in text
-    assert len(starts) == len(ids)
-    assert text_and_starts(tokenizer, []) == ("", [])
