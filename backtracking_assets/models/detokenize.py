@@ -52,6 +52,7 @@ def text_and_starts(tokenizer: PreTrainedTokenizerFast, token_ids: Sequence[int]
         if found < 0:
             slack += len(piece)
         else:
-            starts[-1] = found
+            # Bytes that turned out to be no character come out together with this token; they are not its text.
+            starts[-1] = found + len(piece) - len(piece.lstrip("\ufffd"))
             reached, slack = found + len(piece), 0
     return text, starts
