@@ -19,6 +19,11 @@ _PRELOADED = (
     "backtracking_assets.models.generation",
     "backtracking_assets.models.loading",
     "backtracking_assets_tests.integration.processes",
+    # Imported late by what uses them.
+    "alembic",
+    "math_verify",
+    "sqlalchemy.dialects.sqlite",
+    "transformers.models.qwen2.modeling_qwen2",
 )
 
 _CONTEXT = multiprocessing.get_context("forkserver")
