@@ -13,6 +13,7 @@ from backtracking_assets.assets.cells import cell_assets
 from backtracking_assets.assets.jobs import jobs
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
+from backtracking_assets.execution.devices import device_locks_dir
 from backtracking_assets.execution.gpu_executor import gpu_executor
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import experiment_names, load_experiment
@@ -28,7 +29,7 @@ def build_definitions(experiment: Experiment) -> dg.Definitions:
         return dg.Definitions(
             assets=[*source_assets(experiment), *cell_assets(experiment), *sweep_assets(experiment)],
             jobs=jobs(experiment),
-            executor=gpu_executor(experiment.model.device, experiment.outputs_dir() / "locks"),
+            executor=gpu_executor(experiment.model.device, device_locks_dir()),
         )
 
 

@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
 
 from backtracking_assets.errors import ExperimentError, did_you_mean
 from backtracking_assets.records import Cell, Component
@@ -19,7 +19,10 @@ BASELINE_SCALE = 1.0
 """The scale at which an intervention is the identity: every subset's cell at this scale is the baseline."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+_MOST_REDRAWS = 1000
 
 
 class _Strict(BaseModel):
@@ -35,7 +38,7 @@ class ModelSource(_Strict):
     revision: str = "main"
     dtype: Literal["float32", "bfloat16", "float16"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    n_layers: Annotated[int, Field(ge=1)]
+    n_layers: Annotated[int, Field(strict=True, ge=1)]
     """Decoder layers; stated here so that the grid is known without the checkpoint, and checked when it is loaded."""
     round_trip: Annotated[str, Field(min_length=1)]
     """A text that the tokenizer must encode and decode unchanged; a tokenizer that fails it is refused."""
@@ -68,9 +71,9 @@ class ProblemSource(_Strict):
     answer_field: str = "answer_value"
     answer_after: str | None = None
     """If set, the reference answer is what follows the last occurrence of this mark in the answer field."""
-    count: Annotated[int, Field(ge=1)]
-    seed: int
-    samples: Annotated[int, Field(ge=1, le=10_000)]
+    count: Annotated[int, Field(strict=True, ge=1)]
+    seed: StrictInt
+    samples: Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
     @model_validator(mode="after")
     def _one_source(self) -> "ProblemSource":
@@ -110,24 +113,24 @@ class Sampling(_Strict):
 
     temperature: Annotated[Finite, Field(ge=0)]
     top_p: Annotated[Finite, Field(gt=0, le=1)]
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    max_new_tokens: Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
 class Generation(_Strict):
     """How the work is cut. Changes speed and durability, never which distribution a completion comes from."""
 
-    completions_per_chunk: Annotated[int, Field(ge=1)] = 120
+    completions_per_chunk: Annotated[int, Field(strict=True, ge=1)] = 120
     """Completions batched together and made durable together; about a minute of work at most."""
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(strict=True, ge=1)] = 1
     """CPU threads of one model; fixed, because results on a CPU are only bit-identical at equal thread counts."""
 
 
 class LayerSubset(_Strict):
     """The components that are scaled together."""
 
-    attention: tuple[int, ...] = ()
-    mlp: tuple[int, ...] = ()
+    attention: tuple[StrictInt, ...] = ()
+    mlp: tuple[StrictInt, ...] = ()
 
     @model_validator(mode="after")
     def _distinct_and_not_empty(self) -> "LayerSubset":
@@ -150,8 +153,8 @@ class RandomControl(_Strict):
     """Random subsets matched in number and kind to one targeted subset."""
 
     of: Name
-    draws: Annotated[int, Field(ge=1, le=1000)]
-    seed: int
+    draws: Annotated[int, Field(strict=True, ge=1, le=1000)]
+    seed: StrictInt
     outside: tuple[Name, ...] = ()
     """Subsets whose layers are never drawn, besides those of `of` itself."""
 
@@ -183,7 +186,7 @@ class Detection(_Strict):
     """The answer is what follows the last line that starts with this mark (or a boxed expression)."""
     steps: Literal["arithmetic_chain"] | None = None
     """The grammar by which steps are checked exactly; null where the text has none."""
-    degenerate_repeats: Annotated[int, Field(ge=3)] = 6
+    degenerate_repeats: Annotated[int, Field(strict=True, ge=3)] = 6
     """A completion is degenerate if one unit of text is repeated at least this often in a row."""
 
     @field_validator("strict", "relaxed")
@@ -205,9 +208,9 @@ class Detection(_Strict):
 
 class Statistics(_Strict):
     confidence: Annotated[Finite, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=100)] = 10_000
+    resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10_000
     """Bootstrap resamples and sampled sign flips."""
-    seed: int = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
 
 
 class Checks(_Strict):
@@ -258,6 +261,9 @@ class Experiment(_Strict):
     def _consistent(self) -> "Experiment":
         self._check_layers()
         self._check_scales()
+        twice = sorted({control.of for control in self.controls.random if self._draws_of(control.of) > 1})
+        if twice:
+            raise ValueError(f"controls.random: {twice[0]} is drawn for twice; give one entry with more draws")
         for control in self.controls.random:
             for name in (control.of, *control.outside):
                 if name not in self.layer_subsets:
@@ -308,8 +314,11 @@ class Experiment(_Strict):
         subsets = dict(self.layer_subsets)
         for control in self.controls.random:
             for draw in range(1, control.draws + 1):
-                subsets[control.name(draw)] = self._random_draw(control, draw)
+                subsets[control.name(draw)] = self._random_draw(control, draw, list(subsets.values()))
         return subsets
+
+    def _draws_of(self, name: str) -> int:
+        return sum(control.of == name for control in self.controls.random)
 
     def control_of(self, layer_subset: str) -> str | None:
         """The targeted subset that a random control is matched to; None for a targeted subset."""
@@ -318,13 +327,15 @@ class Experiment(_Strict):
                 return control.of
         return None
 
-    def _random_draw(self, control: RandomControl, draw: int) -> LayerSubset:
+    def _random_draw(self, control: RandomControl, draw: int, taken: list[LayerSubset]) -> LayerSubset:
+        """A subset matched to the control's target and equal to none that is taken."""
         target = self.layer_subsets[control.of]
         excluded = {pair for name in (control.of, *control.outside) for pair in self.layer_subsets[name].components()}
         # A generator of its own for each draw: adding draws never changes the earlier ones.
         source = random.Random(f"{control.seed}|{control.of}|{draw}")
-        drawn: dict[Component, tuple[int, ...]] = {}
+        pools: dict[Component, tuple[list[int], int]] = {}
         kinds: tuple[tuple[Component, int], ...] = (("attention", len(target.attention)), ("mlp", len(target.mlp)))
+        known = {subset.components() for subset in taken}
         for component, wanted in kinds:
             free = [layer for layer in range(self.model.n_layers) if (layer, component) not in excluded]
             if wanted > len(free):
@@ -332,8 +343,16 @@ class Experiment(_Strict):
                     f"controls.random of {control.of}: {wanted} {component} layers are wanted "
                     f"and {len(free)} lie outside the excluded subsets"
                 )
-            drawn[component] = tuple(sorted(source.sample(free, wanted)))
-        return LayerSubset(attention=drawn["attention"], mlp=drawn["mlp"])
+            pools[component] = (free, wanted)
+        for _ in range(_MOST_REDRAWS):
+            drawn = {kind: tuple(sorted(source.sample(free, wanted))) for kind, (free, wanted) in pools.items()}
+            subset = LayerSubset(attention=drawn["attention"], mlp=drawn["mlp"])
+            if subset.components() not in known:
+                return subset
+        raise ValueError(
+            f"controls.random of {control.of}: no {control.draws} different draws lie outside the excluded subsets; "
+            "lower draws"
+        )
 
     def planned_cells(self) -> tuple[Cell, ...]:
         """The cells of the study, each once: in the order of the plan, scales in file order."""

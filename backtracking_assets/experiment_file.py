@@ -61,7 +61,20 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
     except ValidationError as error:
         raise ExperimentError(f"{path}: {_describe(error)}") from error
     experiment._source = path
+    _refuse_shared_name(experiment, path)
     return experiment
+
+
+def _refuse_shared_name(experiment: Experiment, path: Path) -> None:
+    """Outputs are kept by name: two files of one name would replace each other's cells and reports."""
+    if path.parent.resolve() == EXPERIMENTS_DIR.resolve():
+        if experiment.name != path.stem:
+            raise ExperimentError(f"{path}: name: it must be {path.stem!r}, as the file is called.")
+    elif experiment.name in experiment_names():
+        raise ExperimentError(
+            f"{path}: name: {experiment.name!r} is the name of an experiment that ships with the project; "
+            "choose another, or its results would be replaced."
+        )
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

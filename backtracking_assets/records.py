@@ -44,7 +44,7 @@ class Cell:
     scale: float
 
     def __str__(self) -> str:
-        return f"{self.layer_subset} at {self.scale:g}"
+        return f"{self.layer_subset} at {repr(self.scale).removesuffix('.0')}"
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -111,6 +111,7 @@ METRICS = _schema(
     ("fingerprint", _STRING, False),
     ("problem_set_digest", _STRING, False),
     ("rules_digest", _STRING, False),
+    ("statistics_digest", _STRING, False),  # how estimates and intervals were computed
     ("estimate", _DOUBLE, True),  # NULL where nothing was there to measure (n = 0)
     ("low", _DOUBLE, True),
     ("high", _DOUBLE, True),

@@ -13,6 +13,8 @@ from backtracking_assets_tests.tiny import experiment_document, make_checkpoint,
 def _outputs_in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKTRACKING_HOME", str(tmp_path / "runs"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster_home"))
+    # Tests that run side by side must not wait for each other's CPU.
+    monkeypatch.setenv("BACKTRACKING_DEVICE_LOCKS", str(tmp_path / "device_locks"))
     torch.set_num_threads(1)
 
 

@@ -23,11 +23,13 @@ def compare_cells(
     problem_set_digest: str,
     statistics: Statistics,
     run_id: str,
+    family_size: int | None = None,
 ) -> pa.Table:
     """Compare cells with the baseline in every measure that is compared.
 
     Cells of the baseline's own fingerprint are left out. ``p_holm`` is corrected over all rows of the same measure in
-    this call, so the cells of one family belong into one call.
+    this call, so the cells of one family belong into one call. Where the family has more cells than are there,
+    ``family_size`` counts the missing ones as p = 1: a corrected p-value can only fall as they come in.
 
     Returns:
         A table with the schema COMPARISONS: cells in the order given, measures in the order of `measures.MEASURES`.
@@ -60,7 +62,9 @@ def compare_cells(
         ]
     for name in MEASURES:
         family = [row for row in rows if row["metric"] == name]
-        for row, corrected in zip(family, holm([row["p_value"] for row in family]), strict=True):
+        missing = max((family_size or 0) - len(family), 0)
+        corrected_values = holm([row["p_value"] for row in family] + [1.0] * missing)
+        for row, corrected in zip(family, corrected_values, strict=False):
             row["p_holm"] = corrected
     return pa.Table.from_pylist(rows, schema=COMPARISONS)
 

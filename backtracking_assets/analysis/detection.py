@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from backtracking_assets import conditions
-from backtracking_assets.analysis.answers import judge
+from backtracking_assets.analysis.answers import judge, warm_up
 from backtracking_assets.analysis.arithmetic_steps import read_steps
 from backtracking_assets.analysis.degeneration import degeneration_rule
 from backtracking_assets.analysis.triggers import find_events, onset, token_at
@@ -49,6 +49,7 @@ def detect(completions: pa.Table, problems: Mapping[str, Problem], rules: Detect
         BacktrackingError: a completion's problem is not among ``problems``, or its tokens do not cover its text.
     """
     _refuse_unknown_problems(completions, problems)
+    warm_up()  # otherwise the first answer that is an expression pays for imports
     ordered = completions.sort_by([(name, "ascending") for name in ("problem_id", "sample_id", "fingerprint")])
     names = ("fingerprint", "problem_id", "sample_id", "text", "finish_reason")
     columns = [ordered.column(name).to_pylist() for name in names]

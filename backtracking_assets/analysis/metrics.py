@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from backtracking_assets import conditions
 from backtracking_assets.analysis.answers import equal
 from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
 from backtracking_assets.analysis.statistics import Estimate, mean, median_time_to_first_event, rate, share
@@ -14,6 +15,14 @@ from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment import Statistics
 from backtracking_assets.measures import MEASURES, Measure
 from backtracking_assets.records import METRICS, Cell, Problem
+
+METRICS_VERSION = "1"
+"""Raised whenever a change of this package changes an estimate or an interval."""
+
+
+def statistics_digest(statistics: Statistics) -> str:
+    """Hexadecimal sha256 of the settings and of the version of the code that applies them."""
+    return conditions.digest({"version": METRICS_VERSION, "statistics": statistics.model_dump(mode="json")})
 
 
 def cell_metrics(
@@ -44,6 +53,7 @@ def cell_metrics(
             "fingerprint": frame["fingerprint"].iloc[0],
             "problem_set_digest": problem_set_digest,
             "rules_digest": frame["rules_digest"].iloc[0],
+            "statistics_digest": statistics_digest(statistics),
             "estimate": estimate.estimate,
             "low": estimate.low,
             "high": estimate.high,

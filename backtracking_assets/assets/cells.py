@@ -3,7 +3,7 @@
 import dagster as dg
 
 from backtracking_assets.analysis.detection import detect, rules_digest
-from backtracking_assets.analysis.metrics import cell_metrics
+from backtracking_assets.analysis.metrics import cell_metrics, statistics_digest
 from backtracking_assets.assets.checks import (
     check_results,
     check_specs,
@@ -11,28 +11,28 @@ from backtracking_assets.assets.checks import (
     detection_checks,
     fail_on_errors,
     generation_checks,
+    identity_check,
     metric_checks,
 )
-from backtracking_assets.assets.contents import cell_report, examples
+from backtracking_assets.assets.contents import examples
 from backtracking_assets.assets.failures import readable_failures
-from backtracking_assets.assets.generating import ensure_completions
+from backtracking_assets.assets.generating import Generation, ensure_completions
 from backtracking_assets.assets.identity import probe_identity
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
+from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.presentation import column_schema, examples_md, metrics_table, png_figure
 from backtracking_assets.assets.progress import Progress, tell
 from backtracking_assets.assets.provenance import commit, tokens_per_second
-from backtracking_assets.assets.status import report_path
-from backtracking_assets.assets.stored_cells import current_baseline, metrics_of, stored_cell
+from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
 from backtracking_assets.conditions import GENERATOR_VERSION, Condition, digest
 from backtracking_assets.execution.gpu_executor import GPU_POOL
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
 from backtracking_assets.partitions import LAYER_SUBSET, cell_of, grid_partitions
 from backtracking_assets.records import COMPLETIONS, DETECTIONS, METRICS, Cell
-from backtracking_assets.reporting.cell_report import render_cell_report
+from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.reporting.figures import cell_overview
 from backtracking_assets.reporting.style import to_png
 from backtracking_assets.storage.commits import write_checks, write_detections, write_metrics
-from backtracking_assets.storage.durable import write_text_durably
 
 
 def cell_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -49,6 +49,19 @@ def _cell(context: dg.AssetExecutionContext) -> Cell:
 def completions_version(opened: OpenExperiment, condition: Condition) -> str:
     """Data version of a cell's generations: which completions they are."""
     return digest([condition.fingerprint, opened.problem_set_digest, opened.experiment.problems.samples])
+
+
+def _identity(opened: OpenExperiment, cell: Cell, made: Generation) -> CheckOutcome:
+    """The identity check of a cell; the one that is stored where it was made for these very completions.
+
+    The store removes a cell's checks when its completions change. Without this, linking would load the model. A failed
+    one is made again: what broke it may be mended.
+    """
+    if made.linked:
+        for outcome in checks_of(opened).get(cell, ()):
+            if outcome.name == "identity_at_scale_1" and outcome.passed:
+                return outcome
+    return identity_check(probe_identity(opened, cell))
 
 
 def _generations(experiment: Experiment) -> dg.AssetsDefinition:
@@ -79,8 +92,8 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
             tell(progress)
 
         made = ensure_completions(opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=report)
-        completions = stored_cell(opened, cell).completions
-        outcomes = generation_checks(experiment, made.condition, completions, probe_identity(opened, cell))
+        completions = linked_cell(opened, cell).completions
+        outcomes = generation_checks(experiment, made.condition, completions, _identity(opened, cell, made))
         write_checks(opened.layout, checks_table(cell, "generations", outcomes, context.run.run_id))
         fail_on_errors(cell, outcomes)
         finish = completions["finish_reason"].value_counts().to_pylist()
@@ -92,7 +105,7 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
                 "dagster/column_schema": column_schema(COMPLETIONS),
                 "generated_now": made.n_generated,
                 "linked": made.linked,
-                "tokens_per_second": round(tokens_per_second(completions) or 0.0, 1),
+                **({} if (speed := tokens_per_second(completions)) is None else {"tokens_per_second": round(speed, 1)}),
                 "mean_tokens": round(sum(completions["n_tokens"].to_pylist()) / max(completions.num_rows, 1), 1),
                 "finish_reasons": dg.MetadataValue.json({row["values"]: row["counts"] for row in finish}),
                 "device": ", ".join(sorted(set(completions["device"].to_pylist()))),
@@ -122,7 +135,7 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        stored = stored_cell(opened, cell)
+        stored = linked_cell(opened, cell)
         found = detect(stored.completions, opened.problems, experiment.detection, run_id=context.run.run_id)
         write_detections(opened.layout, found, cell=cell)
         outcomes = detection_checks(experiment.checks, found)
@@ -130,7 +143,7 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
         baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
         onsets = found["onset_phrase"].drop_null().value_counts().to_pylist()
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(stored_cell(opened, cell).version()),
+            data_version=dg.DataVersion(detected_cell(opened, cell).version()),
             check_results=check_results(outcomes),
             metadata={
                 "dagster/row_count": found.num_rows,
@@ -141,7 +154,7 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
                 "correct": sum(found["correct"].to_pylist()),
                 "onset_phrases": dg.MetadataValue.json({row["values"]: row["counts"] for row in onsets}),
                 "rules_digest": opened.rules_digest,
-                "examples": examples_md(examples(stored_cell(opened, cell), baseline)),
+                "examples": examples_md(examples(detected_cell(opened, cell), baseline)),
             },
         )
 
@@ -162,7 +175,7 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        stored = stored_cell(opened, cell)
+        stored = detected_cell(opened, cell)
         table = cell_metrics(
             stored.completions,
             stored.detections,
@@ -176,10 +189,10 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
         outcomes = metric_checks(experiment.checks, cell, table)
         write_checks(opened.layout, checks_table(cell, "metrics", outcomes, context.run.run_id))
         fail_on_errors(cell, outcomes)
-        rows = metrics_of(opened, cell).to_pylist()
+        rows = table.to_pylist()
         estimates = {f"{row['metric']}": row["estimate"] for row in rows if row["estimate"] is not None}
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(digest([stored.version(), experiment.statistics.model_dump(mode="json")])),
+            data_version=dg.DataVersion(digest([stored.version(), statistics_digest(experiment.statistics)])),
             check_results=check_results(outcomes),
             metadata={
                 "dagster/row_count": len(rows),
@@ -205,11 +218,10 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def condition_reports(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        report = cell_report(opened, cell, context.run.run_id)
-        path = report_path(opened, cell)
-        write_text_durably(path, render_cell_report(report))
+        report, path = write_cell_report(opened, cell, context.run.run_id)
+        version = detected_cell(opened, cell).page_version(current_baseline(opened))
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(stored_cell(opened, cell).version()),
+            data_version=dg.DataVersion(version),
             metadata={
                 "report": dg.MetadataValue.path(str(path)),
                 "whole_sweep": dg.MetadataValue.asset(dg.AssetKey([experiment.name, "phase2_report"])),

@@ -6,6 +6,7 @@ import dagster as dg
 import pyarrow as pa
 
 from backtracking_assets.assets.identity import Identity
+from backtracking_assets.assets.stored_cells import failed
 from backtracking_assets.conditions import Condition
 from backtracking_assets.experiment import BASELINE_SCALE, Checks, Experiment
 from backtracking_assets.partitions import grid_partitions
@@ -63,9 +64,8 @@ def fail_on_errors(cell: Cell, outcomes: Sequence[CheckOutcome]) -> None:
     Raises:
         dg.Failure: with the descriptions of all failed checks.
     """
-    failed = [outcome for outcome in outcomes if outcome.severity == "error" and not outcome.passed]
-    if failed:
-        reasons = "; ".join(f"{outcome.name}: {outcome.description}" for outcome in failed)
+    if broken := failed(outcomes):
+        reasons = "; ".join(f"{outcome.name}: {outcome.description}" for outcome in broken)
         raise dg.Failure(description=f"Cell {cell} fails a check that must hold. {reasons}", allow_retries=False)
 
 
@@ -88,7 +88,7 @@ def checks_table(cell: Cell, asset: str, outcomes: Sequence[CheckOutcome], run_i
 
 
 def generation_checks(
-    experiment: Experiment, condition: Condition, completions: pa.Table, identity: Identity
+    experiment: Experiment, condition: Condition, completions: pa.Table, identity: CheckOutcome
 ) -> list[CheckOutcome]:
     """Checks of a cell's completions, given as rows of `records.COMPLETIONS`."""
     n, planned = completions.num_rows, experiment.completions_per_cell
@@ -105,12 +105,7 @@ def generation_checks(
             f"{n_components} components; {wrong_firings} of {n} completions have another number of firings than "
             "components x decode steps.",
         ),
-        _must(
-            "identity_at_scale_1",
-            identity.holds,
-            f"{identity.n_equal} of {identity.n_completions} probed completions are equal with hooks at scale 1.0; "
-            f"{'all' if identity.fired else 'not all'} hooks fired.",
-        ),
+        identity,
         CheckOutcome(
             "finite_logits",
             non_finite == 0,
@@ -128,6 +123,16 @@ def generation_checks(
     ]
 
 
+def identity_check(identity: Identity) -> CheckOutcome:
+    """The check that hooks at scale 1.0 change nothing."""
+    return _must(
+        "identity_at_scale_1",
+        identity.holds,
+        f"{identity.n_equal} of {identity.n_completions} probed completions are equal with hooks at scale 1.0; "
+        f"{'all' if identity.fired else 'not all'} hooks fired.",
+    )
+
+
 def detection_checks(checks: Checks, detections: pa.Table) -> list[CheckOutcome]:
     """Checks of a cell's detections, given as rows of `records.DETECTIONS`."""
     n = detections.num_rows
@@ -143,7 +148,10 @@ def metric_checks(checks: Checks, cell: Cell, metrics: pa.Table) -> list[CheckOu
     """Checks of a cell's metrics, given as rows of `records.METRICS`."""
     rows = {row["metric"]: row for row in metrics.to_pylist()}
     accuracy, shuffled = rows["accuracy"], rows["accuracy_shuffled"]
-    above = accuracy["estimate"] is not None and accuracy["low"] > shuffled["estimate"]
+    if accuracy["estimate"] is None or shuffled["estimate"] is None:
+        said = "It cannot be judged: answers can be shuffled among two problems at least."
+        return [CheckOutcome("accuracy_above_shuffled", False, "warning", said)]
+    above = accuracy["low"] > shuffled["estimate"]
     blocking = cell.scale == BASELINE_SCALE and checks.accuracy_above_shuffled == "block"
     return [
         CheckOutcome(

@@ -15,11 +15,11 @@ from backtracking_assets.assets.stored_cells import (
     checks_of,
     current_baseline,
     current_cells,
+    detected_cell,
     metrics_of,
-    stored_cell,
 )
 from backtracking_assets.conditions import digest
-from backtracking_assets.experiment import BASELINE_SCALE, Detection, Experiment
+from backtracking_assets.experiment import BASELINE_SCALE, Detection, Experiment, scale_key
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import (
     CellReport,
@@ -44,11 +44,12 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
     """Contents of a cell's page.
 
     Raises:
-        StorageError: the cell's completions are not there.
+        StorageError: the cell's completions or detections are not there, or not current.
     """
     experiment = opened.experiment
-    stored = stored_cell(opened, cell)
+    stored = detected_cell(opened, cell)
     baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
+    scale = f"--scale {scale_key(cell.scale)}"
     comparisons = None
     if baseline is not None and baseline.fingerprint != stored.fingerprint:
         table = compare_cells(
@@ -76,9 +77,7 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         comparisons=comparisons,
         checks=checks_of(opened).get(cell, ()),
         examples=examples(stored, baseline),
-        provenance=provenance(
-            experiment, stored.completions, run_id, f"--layer-subset {cell.layer_subset} --scale {cell.scale:g}"
-        ),
+        provenance=provenance(experiment, stored.completions, run_id, f"--layer-subset {cell.layer_subset} {scale}"),
     )
 
 
@@ -127,9 +126,6 @@ def examples(stored: StoredCell, baseline: StoredCell | None) -> tuple[Example, 
     else:
         absent = "The baseline has no completion of this problem and sample."
     return tuple(_example(stored, key, own[key], other.get(key), absent) for key in ranked[:_EXAMPLES_A_CELL])
-
-
-Row = dict[str, object]
 
 
 def _by_key(stored: StoredCell) -> dict[tuple[str, int], tuple[dict, dict]]:

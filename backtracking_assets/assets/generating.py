@@ -11,14 +11,15 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import ProblemFileError
-from backtracking_assets.execution.devices import device_name, devices_for, leased_device
+from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
 from backtracking_assets.records import COMPLETIONS, Cell
-from backtracking_assets.storage.archive import compact, verified_archive
+from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
 from backtracking_assets.storage.commits import commit_condition, link_cell, write_layer_subset, write_problem_set
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import generation_lock
+from backtracking_assets.storage.parquet import DamagedFileError
 from backtracking_assets.storage.queries import completion_keys
 from backtracking_assets.storage.rows import Key, keys_of, table_of
 
@@ -78,9 +79,9 @@ def ensure_completions(
         # Device first, condition second, always: two processes that take them in opposite orders would wait for ever.
         # Whether anything is missing is looked up again once the condition is ours.
         device: str | None = None
-        if not _archived(layout, fingerprint).issuperset(opened.keys()):
+        if not _seen(layout, fingerprint).issuperset(opened.keys()):
             devices = devices_for(opened.experiment.model.device)
-            device = stack.enter_context(leased_device(devices, layout.locks, on_wait=waiting_for_device))
+            device = stack.enter_context(leased_device(devices, device_locks_dir(), on_wait=waiting_for_device))
         stack.enter_context(generation_lock(layout, fingerprint, waiting_for_condition))
         _check_prompts(opened, fingerprint)
         work = _Work(opened, cell, condition, run_id, log, on_progress)
@@ -98,7 +99,16 @@ def ensure_completions(
     return Generation(condition, n_completions, work.generated, work.tokens, work.seconds, made_on)
 
 
+def _seen(layout: StoreLayout, fingerprint: str) -> set[Key]:
+    """Keys that seem to be archived, looked up without the lock: nothing may be set aside here."""
+    try:
+        return archived_keys(layout, fingerprint)
+    except DamagedFileError:
+        return set()
+
+
 def _archived(layout: StoreLayout, fingerprint: str) -> set[Key]:
+    """Keys of the archived completions, every byte checked. The caller holds the generation lock."""
     archive = verified_archive(layout, fingerprint)
     return set() if archive is None else set(keys_of(archive))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from backtracking_assets.analysis.detection import rules_digest
 from backtracking_assets.conditions import Condition, canonical_intervention, digest, problem_set_digest
-from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
 from backtracking_assets.problems import load_problems
 from backtracking_assets.records import Cell, Problem
@@ -36,7 +36,6 @@ class OpenExperiment:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """Facts of the checkpoint. File digests are remembered in the output folder."""
-        self.layout.prepare()
         checkpoint = inspect(locate(self.experiment, download=self._download), self.layout.root)
         check_fits(checkpoint, self.experiment)
         return checkpoint
@@ -76,10 +75,6 @@ class OpenExperiment:
             intervention=canonical_intervention(components, cell.scale),
             **self._prompting(),
         )
-
-    def baseline(self) -> Condition:
-        """The condition without any intervention."""
-        return self.condition(Cell(next(iter(self.experiment.layer_subsets)), BASELINE_SCALE))
 
     def _prompting(self) -> dict[str, Any]:
         prompting = self.experiment.prompting

@@ -1,11 +1,20 @@
 """How far the plan is: by fingerprints, which are the authority where Dagster's own staleness stops looking."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.page_files import has_version, report_path
+from backtracking_assets.assets.stored_cells import (
+    StoredCell,
+    checks_of,
+    current_baseline,
+    failed,
+    measured_cells,
+    stored_row,
+)
 from backtracking_assets.records import Cell
+from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.journal import journal_progress
 from backtracking_assets.storage.parquet import DamagedFileError
@@ -27,68 +36,84 @@ class CellStatus:
 
 
 def planned_status(opened: OpenExperiment) -> list[CellStatus]:
-    """The status of every planned cell, in the order of the plan. Reads the store and the sources, generates nothing.
+    """The status of every planned cell, in the order of the plan. Reads the store and the sources, writes nothing.
 
     Raises:
         BacktrackingError: a source or the store cannot be read.
     """
-    rows = {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
-    counts = queries.completion_counts(opened.layout)
-    metrics = queries.metrics(opened.layout)
-    measured = set(zip(metrics["layer_subset"].to_pylist(), metrics["scale"].to_pylist(), strict=True))
-    return [
-        _status(opened, cell, rows.get(cell), counts, (cell.layer_subset, cell.scale) in measured)
-        for cell in opened.experiment.planned_cells()
-    ]
+    facts = _Facts(
+        rows={Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()},
+        counts=queries.wanted_counts(opened.layout, list(opened.problems), opened.experiment.problems.samples),
+        measured_before={
+            Cell(*pair)
+            for pair in zip(*(queries.metrics(opened.layout)[name].to_pylist() for name in _CELL), strict=True)
+        },
+        measured=measured_cells(opened),
+        checks=checks_of(opened),
+        baseline=current_baseline(opened),
+    )
+    return [_status(opened, cell, facts) for cell in opened.experiment.planned_cells()]
 
 
-def _status(opened: OpenExperiment, cell: Cell, row: dict | None, counts: dict[str, int], measured: bool) -> CellStatus:
+_CELL = ("layer_subset", "scale")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the store holds, read once for all cells."""
+
+    rows: dict[Cell, dict]
+    counts: dict[str, int]
+    """Completions of the problems and samples that are wanted now, by fingerprint."""
+    measured_before: set[Cell]
+    """Cells with metrics, by whichever statistics."""
+    measured: set[Cell]
+    checks: dict[Cell, tuple[CheckOutcome, ...]]
+    baseline: StoredCell | None
+
+
+def _status(opened: OpenExperiment, cell: Cell, facts: _Facts) -> CellStatus:
     planned = opened.experiment.completions_per_cell
     fingerprint = opened.condition(cell).fingerprint
-    present = min(_completions_there(opened, fingerprint, counts), planned)
+    present = facts.counts.get(fingerprint, 0)
+    if present < planned:
+        present = min(present + _in_journal(opened, fingerprint), planned)
 
     def status(state: State, reason: str) -> CellStatus:
         return CellStatus(cell, state, present, planned, reason)
 
+    row = facts.rows.get(cell)
     if row is None:
-        if present:
-            return status(
-                "partial",
-                f"{present} of {planned} completions are there"
-                if present < planned
-                else "the completions are there, the cell is not linked to them",
-            )
-        return status("missing", "nothing is there")
+        if present == 0:
+            return status("missing", "nothing is there")
+        if present < planned:
+            return status("partial", f"{present} of {planned} completions are there")
+        return status("partial", "the completions are there, the cell is not linked to them")
     if row["fingerprint"] != fingerprint:
         return status("stale", "the condition has changed: checkpoint, prompt, sampling or layers")
     if row["problem_set_digest"] != opened.problem_set_digest:
         return status("stale", "the problems have changed")
     if row["n_samples"] != opened.experiment.problems.samples:
         return status("stale", "the number of samples has changed")
+    for outcome in failed(facts.checks.get(cell, ())):
+        return status("partial", f"its check {outcome.name} fails: {outcome.description}")
     if row["rules_digest"] is None:
         return status("partial", "the completions are not read for triggers and answers")
     if row["rules_digest"] != opened.rules_digest:
         return status("stale", "the detection rules have changed")
-    if not measured:
+    if cell not in facts.measured_before:
         return status("partial", "the metrics are not computed")
-    if not report_path(opened, cell).is_file():
-        return status("partial", "the report is not written")
+    if cell not in facts.measured:
+        return status("stale", "the statistics have changed")
+    version = stored_row(opened, row).page_version(facts.baseline)
+    if not has_version(report_path(opened, cell), version):
+        return status("partial", "its page is not written, or shows older figures or another baseline")
     return status("done", "")
 
 
-def _completions_there(opened: OpenExperiment, fingerprint: str, counts: dict[str, int]) -> int:
+def _in_journal(opened: OpenExperiment, fingerprint: str) -> int:
     try:
         finished, _ = journal_progress(opened.layout, fingerprint)
     except DamagedFileError:
-        finished = 0
-    return counts.get(fingerprint, 0) + finished
-
-
-def report_path(opened: OpenExperiment, cell: Cell) -> Path:
-    """Where a cell's page stands."""
-    return opened.layout.reports / "cells" / cell.layer_subset / f"scale_{cell.scale:g}.html"
-
-
-def sweep_report_path(opened: OpenExperiment) -> Path:
-    """Where the sweep's page stands."""
-    return opened.layout.reports / "phase2_report.html"
+        return 0
+    return finished

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from backtracking_assets.analysis.counts import CellRows
+from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import digest
 from backtracking_assets.errors import StorageError
@@ -62,23 +63,46 @@ class StoredCell:
         """Digest of what the cell's figures are computed from."""
         return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.opened.rules_digest])
 
+    def page_version(self, baseline: "StoredCell | None") -> str:
+        """Digest of what the cell's page shows beside this baseline, or beside the word that there is none."""
+        statistics = statistics_digest(self.opened.experiment.statistics)
+        return digest([self.version(), statistics, None if baseline is None else baseline.version()])
 
-def stored_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
-    """A cell as it is stored.
+
+def linked_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
+    """A cell whose completions are what the experiment file asks for now.
 
     Raises:
-        StorageError: its completions are not there; the message says which asset makes them.
+        StorageError: they are not there, or are those of an earlier experiment file, checkpoint or problem file.
     """
     row = queries.cell_row(opened.layout, cell)
     if row is None:
         raise StorageError(f"Cell {cell} has no completions yet; materialize its generations first.")
-    return _of_row(opened, row)
+    stored = stored_row(opened, row)
+    if not is_current(stored):
+        raise StorageError(
+            f"Cell {cell} holds completions that the experiment does not ask for any more: its checkpoint, problems, "
+            "sampling or layers have changed; materialize its generations first."
+        )
+    return stored
+
+
+def detected_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
+    """A linked cell whose completions are read by the rules of the experiment file as it is now.
+
+    Raises:
+        StorageError: see `linked_cell`, or the detections are missing or by other rules.
+    """
+    stored = linked_cell(opened, cell)
+    if not stored.detected:
+        raise StorageError(f"Cell {cell} is not read by the rules as they are now; materialize its detections first.")
+    return stored
 
 
 def current_cells(opened: OpenExperiment, cells: Iterable[Cell]) -> list[StoredCell]:
     """Those of the cells whose completions and detections are what the experiment file asks for now."""
     rows = {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
-    found = [_of_row(opened, rows[cell]) for cell in cells if cell in rows]
+    found = [stored_row(opened, rows[cell]) for cell in cells if cell in rows]
     return [stored for stored in found if stored.detected and is_current(stored)]
 
 
@@ -93,9 +117,28 @@ def is_current(stored: StoredCell) -> bool:
 
 
 def current_baseline(opened: OpenExperiment) -> StoredCell | None:
-    """A cell at scale 1.0 that is current; None while there is none. All such cells share their completions."""
+    """A cell at scale 1.0 that is current and fails no check that must hold; None while there is none.
+
+    All such cells share their completions.
+    """
+    checks = checks_of(opened)
     at_one = [Cell(name, BASELINE_SCALE) for name in opened.experiment.all_subsets()]
-    return next(iter(current_cells(opened, at_one)), None)
+    return next((stored for stored in current_cells(opened, at_one) if not failed(checks.get(stored.cell, ()))), None)
+
+
+def failed(outcomes: Iterable[CheckOutcome]) -> list[CheckOutcome]:
+    """Those outcomes of checks that must hold and do not."""
+    return [outcome for outcome in outcomes if outcome.severity == "error" and not outcome.passed]
+
+
+def measured_cells(opened: OpenExperiment) -> set[Cell]:
+    """Cells whose metrics are computed by the statistics of the experiment file as it is now."""
+    wanted = statistics_digest(opened.experiment.statistics)
+    return {
+        Cell(row["layer_subset"], row["scale"])
+        for row in queries.metrics(opened.layout).to_pylist()
+        if row["statistics_digest"] == wanted
+    }
 
 
 def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
@@ -113,7 +156,8 @@ def checks_of(opened: OpenExperiment) -> dict[Cell, tuple[CheckOutcome, ...]]:
     return found
 
 
-def _of_row(opened: OpenExperiment, row: dict) -> StoredCell:
+def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
+    """A cell from its row in the table of cells."""
     return StoredCell(
         opened,
         Cell(row["layer_subset"], row["scale"]),

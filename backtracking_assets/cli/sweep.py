@@ -11,17 +11,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from backtracking_assets.assets.contents import sweep_report
 from backtracking_assets.assets.jobs import CELLS_JOB, STEPS
+from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.progress import Progress as CellProgress
 from backtracking_assets.assets.progress import listening
 from backtracking_assets.assets.sources import record_sources
-from backtracking_assets.assets.status import planned_status, sweep_report_path
+from backtracking_assets.assets.status import planned_status
 from backtracking_assets.assets.stored_cells import current_baseline
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import ExperimentError, did_you_mean
-from backtracking_assets.execution.devices import devices_for, leased_device
+from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
 from backtracking_assets.execution.run_tags import process_tags
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
 from backtracking_assets.experiment_file import load_experiment
@@ -51,8 +53,10 @@ def run_sweep(
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
     opened = OpenExperiment(experiment)
     opened.layout.prepare()
+    if wanted:
+        prompts(opened)  # an unfit tokenizer or template is refused here, once, and not by every cell
     devices = devices_for(experiment.model.device)
-    with open_instance(len(devices)) as instance:
+    with open_instance() as instance:
         record_sources(instance, opened)
         runner = _Runner(experiment, instance)
         statuses = {status.cell: status for status in planned_status(opened)}
@@ -81,7 +85,7 @@ def write_report(name: str, console: Console) -> int:
     experiment = load_experiment(name)
     opened = OpenExperiment(experiment, download=False)
     opened.layout.prepare()
-    with open_instance(1) as instance:
+    with open_instance() as instance:
         record_sources(instance, opened)
         runner = _Runner(experiment, instance)
         runner.run_whole_sweep(STEPS["full_study"].sweep_jobs)
@@ -125,7 +129,7 @@ def _waiting_for_device(devices: Sequence[str], opened: OpenExperiment, console:
     def waiting(seconds: float) -> None:
         console.print(f"Waiting for {' or '.join(devices)}, taken by another process ({seconds:.0f} s so far).")
 
-    with leased_device(devices, opened.layout.locks, on_wait=waiting) as device:
+    with leased_device(devices, device_locks_dir(), on_wait=waiting) as device:
         yield device
 
 
@@ -150,6 +154,9 @@ class _Runner:
                 self._run(CELLS_JOB, cell, device)
                 signals.stop_if_signaled()
                 bars.finish()
+                if self.failures and cell.scale == BASELINE_SCALE:
+                    self.failures.append("The other cells were not started: each is compared with the baseline.")
+                    break
 
     def run_whole_sweep(self, names: Sequence[str]) -> None:
         """Run whole-sweep jobs; comparisons only where there is a baseline to compare with."""

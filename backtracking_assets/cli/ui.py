@@ -10,6 +10,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.execution.dagster_home import set_gpu_pool_limit
 from backtracking_assets.execution.devices import devices_for
 from backtracking_assets.experiment import PROJECT_ROOT
 from backtracking_assets.experiment_file import experiment_names, load_experiment
@@ -24,11 +25,12 @@ def run_ui(host: str, port: int, console: Console) -> None:
         BacktrackingError: the port is taken, or the instance folder cannot be written.
     """
     _refuse_busy_port(host, port)
-    with open_instance(len(devices_for("auto"))) as instance:
+    devices = len(devices_for("auto"))
+    with open_instance() as instance:
+        set_gpu_pool_limit(instance, devices)
         for name in experiment_names():
-            opened = OpenExperiment(load_experiment(name), download=False)
             try:
-                record_sources(instance, opened)
+                record_sources(instance, OpenExperiment(load_experiment(name), download=False))
             except BacktrackingError as error:
                 console.print(f"{name}: sources not recorded. {error}", style="yellow", markup=False, soft_wrap=True)
     if host not in ("127.0.0.1", "localhost", "::1"):

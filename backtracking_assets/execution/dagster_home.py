@@ -1,6 +1,7 @@
 """Dagster's instance folder, made with its settings at first use."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from backtracking_assets.errors import StorageError
@@ -24,13 +25,13 @@ run_monitoring:
 """
 
 
-def prepare_dagster_home(default: Path, devices: int) -> Path:
+def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Path:
     """The folder of Dagster's instance: `DAGSTER_HOME`, or `default`; made with its dagster.yaml if there is none.
 
     Sets `DAGSTER_HOME` for this process and its children.
 
     Args:
-        devices: how many runs may generate at once.
+        count_devices: how many runs may generate at once; asked only where the settings are made.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -41,7 +42,7 @@ def prepare_dagster_home(default: Path, devices: int) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         if not settings.exists():
             temporary = home / f".dagster.yaml.{os.getpid()}"
-            temporary.write_text(_SETTINGS.format(devices=devices), encoding="utf-8")
+            temporary.write_text(_SETTINGS.format(devices=count_devices()), encoding="utf-8")
             temporary.replace(settings)
     except OSError as error:
         raise StorageError(

@@ -1,5 +1,8 @@
 """Devices, and leases on them that the kernel releases when the process that holds one dies."""
 
+import getpass
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +41,26 @@ def devices_for(wanted: str) -> tuple[str, ...]:
         f"The experiment asks for device {wanted} and torch sees {', '.join(cuda) or 'no CUDA device'}; "
         "set model.device to auto or cpu, or install the CUDA build of torch."
     )
+
+
+def device_locks_dir() -> Path:
+    """Folder of the device locks: one a machine and user, whichever experiments and output folders are at work.
+
+    `BACKTRACKING_DEVICE_LOCKS` moves it, for a machine whose users share the GPUs.
+    """
+    if folder := os.environ.get("BACKTRACKING_DEVICE_LOCKS"):
+        return Path(folder)
+    return Path(tempfile.gettempdir()) / f"backtracking-devices-{getpass.getuser()}"
+
+
+def _lock_name(device: str) -> str:
+    """A GPU by its identity: under CUDA_VISIBLE_DEVICES, one process's `cuda:0` may be another one's `cuda:1`."""
+    if device.startswith("cuda"):
+        import torch
+
+        if torch.cuda.is_available():
+            return f"gpu-{torch.cuda.get_device_properties(device).uuid}"
+    return device.replace(":", "-")
 
 
 def device_name(device: str) -> str:
@@ -92,7 +115,7 @@ def _acquire(
     told = 0.0
     while True:
         for device in devices:
-            lock = FileLock(locks_dir / f"device-{device.replace(':', '-')}.lock")
+            lock = FileLock(locks_dir / f"{_lock_name(device)}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:

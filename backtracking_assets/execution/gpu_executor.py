@@ -37,6 +37,10 @@ class _LeasingExecutor(dg.Executor):
 
         def waiting(seconds: float) -> None:
             log.info(f"Waiting for one of {', '.join(devices)}, taken by other runs ({seconds:.0f} s so far).")
+            # Dagster only notes signals here; a run that someone terminates says so in its status.
+            latest = instance.get_run_by_id(run.run_id)
+            if latest is not None and latest.status == dg.DagsterRunStatus.CANCELING:
+                raise dg.DagsterExecutionInterruptedError("terminated while waiting for a device")
 
         # Tagged before the wait as well: a run that dies while it waits must be recognizable.
         instance.add_run_tags(run.run_id, process_tags())

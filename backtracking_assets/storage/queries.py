@@ -94,6 +94,18 @@ def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dic
     return dict(zip(table.column("fingerprint").to_pylist(), table.column("n").to_pylist(), strict=True))
 
 
+def wanted_counts(
+    layout: StoreLayout, problem_ids: Sequence[str], n_samples: int, *, wait: float = DEFAULT_WAIT
+) -> dict[str, int]:
+    """How many completions of these problems' first `n_samples` samples each condition has, by fingerprint."""
+    sql = """
+        select fingerprint, count(*) as n from completions
+        where list_contains(?, problem_id) and sample_id < ? group by all order by all
+    """
+    table = _query(layout, sql, [list(problem_ids), n_samples], wait)
+    return dict(zip(table.column("fingerprint").to_pylist(), table.column("n").to_pylist(), strict=True))
+
+
 def completion_keys(layout: StoreLayout, fingerprint: str, *, wait: float = DEFAULT_WAIT) -> set[Key]:
     """Keys of the completions that a condition has in the database."""
     sql = "select problem_id, sample_id from completions where fingerprint = ?"

@@ -47,7 +47,11 @@ class Study:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"BACKTRACKING_HOME": str(self.home / "runs"), "DAGSTER_HOME": str(self.home / "dagster_home")}
+        return {
+            "BACKTRACKING_HOME": str(self.home / "runs"),
+            "DAGSTER_HOME": str(self.home / "dagster_home"),
+            "BACKTRACKING_DEVICE_LOCKS": str(self.home / "device_locks"),
+        }
 
     def experiment(self, **changes: Mapping[str, Any] | list[Any]) -> Experiment:
         """The experiment with sections merged or replaced, written to its file and loaded."""

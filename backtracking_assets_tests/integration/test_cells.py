@@ -34,6 +34,11 @@ SOURCES = ("problems", "model_checkpoint", "sampling_settings")
 _TAG = "dagster/input_data_version/tiny/"
 
 
+def made_by(study: Study, opened: OpenExperiment) -> list[str]:
+    """The runs that generated the ablated cell's completions."""
+    return queries.completions(study.layout, opened.condition(ABLATED).fingerprint)["run_id"].unique().to_pylist()
+
+
 @dataclass(frozen=True)
 class Swept:
     """Three cells that were run one after another, each in a run of its own."""
@@ -60,7 +65,7 @@ class Swept:
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Swept]:
     study = make_study(tmp_path_factory.mktemp("cells"), tiny_checkpoint)
-    with study.active(), open_instance(1) as instance:
+    with study.active(), open_instance() as instance:
         opened = study.opened()
         record_sources(instance, opened)
         results = {cell: run_cell(instance, opened.experiment, cell) for cell in CELLS}
@@ -262,7 +267,7 @@ def test_lineage_names_the_sources_that_were_recorded(swept: Swept) -> None:
 def test_sources_are_recorded_once_and_again_when_their_content_changes(tmp_path: Path, tiny_checkpoint: Path) -> None:
     study = make_study(tmp_path / "sources", tiny_checkpoint)
     keys = {name: dg.AssetKey(["tiny", name]) for name in SOURCES}
-    with study.active(), open_instance(1) as instance:
+    with study.active(), open_instance() as instance:
 
         def versions() -> dict[str, str | None]:
             return {name: latest_data_version(instance, key, None) for name, key in keys.items()}
@@ -286,21 +291,20 @@ def test_sources_are_recorded_once_and_again_when_their_content_changes(tmp_path
 
 def test_nothing_is_recorded_where_one_source_is_unfit(tmp_path: Path, tiny_checkpoint: Path) -> None:
     study = make_study(tmp_path / "unfit", tiny_checkpoint)
-    with study.active(), open_instance(1) as instance:
+    with study.active(), open_instance() as instance:
         with pytest.raises(CheckpointError):
             record_sources(instance, study.opened(model={"path": str(tmp_path / "nowhere")}))
         assert latest_data_version(instance, dg.AssetKey(["tiny", "problems"]), None) is None
 
 
-def test_a_failed_check_that_must_hold_fails_the_cell_and_names_it(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cells, "probe_identity", lambda opened, cell: Identity(8, 7, fired=True))
+def test_a_failed_check_that_must_hold_fails_the_cell_and_names_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
     study = make_study(tmp_path / "failing", tiny_checkpoint)
-    with study.active(), open_instance(1) as instance:
+    with study.active(), open_instance() as instance:
         opened = study.opened()
         record_sources(instance, opened)
-        result = run_cell(instance, opened.experiment, ABLATED)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cells, "probe_identity", lambda opened, cell: Identity(8, 7, fired=True))
+            result = run_cell(instance, opened.experiment, ABLATED)
         assert not result.success
         failed = result.failure_data_for_node("tiny__generations")
         assert failed is not None
@@ -311,5 +315,7 @@ def test_a_failed_check_that_must_hold_fails_the_cell_and_names_it(
         assert result.get_asset_materialization_events() == []
         row = next(row for row in queries.checks(study.layout).to_pylist() if row["name"] == "identity_at_scale_1")
         assert (row["passed"], row["severity"]) == (False, "error")
-        # The completions are kept: the next run links them.
+        # The completions are kept: the next run links them, and looks again at what failed.
         assert queries.completion_counts(study.layout) == {opened.condition(ABLATED).fingerprint: 6}
+        assert run_cell(instance, opened.experiment, ABLATED).success
+        assert made_by(study, opened) == [result.run_id]

@@ -16,7 +16,7 @@ from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.execution.devices import devices_for, leased_device
+from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
 from backtracking_assets.execution.run_tags import DEVICE_TAG, HOST_TAG, PID_TAG, STARTED_TAG, process_tags
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.partitions import LAYER_SUBSET, SCALE, cell_key
@@ -152,7 +152,7 @@ def study(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_that_generates_says_which_process_carries_it_on_which_device(study: Study) -> None:
-    with open_instance(1) as instance:
+    with open_instance() as instance:
         record_sources(instance, study.opened())
         run = _execute(instance, cells_job, CELL)
     assert run.tags[HOST_TAG] == socket.gethostname()
@@ -162,15 +162,15 @@ def test_a_run_that_generates_says_which_process_carries_it_on_which_device(stud
     # Given back: a second lease of another process would not wait.
     held, release = study.home / "held", study.home / "release"
     release.touch()
-    assert finish(start(_hold, ("cpu",), study.layout.locks, held, release)) == 0
+    assert finish(start(_hold, ("cpu",), device_locks_dir(), held, release)) == 0
 
 
 def test_a_run_waits_for_a_device_that_another_process_holds(study: Study) -> None:
     held, release = study.home / "held", study.home / "release"
     study.layout.prepare()
-    holder = start(_hold, ("cpu",), study.layout.locks, held, release)
+    holder = start(_hold, ("cpu",), device_locks_dir(), held, release)
     _wait_for(held)
-    with open_instance(1) as instance:
+    with open_instance() as instance:
         # A run without generation steps takes no lease, so it does not wait.
         report = _execute(instance, report_job)
         assert report.tags[PID_TAG] == str(os.getpid())

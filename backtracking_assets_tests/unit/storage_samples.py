@@ -96,6 +96,7 @@ def metrics_of(cell: Cell, fingerprint: str, digest: str, rules_digest: str = RU
         "fingerprint": fingerprint,
         "problem_set_digest": digest,
         "rules_digest": rules_digest,
+        "statistics_digest": "statistics",
         "estimate": 0.5,
         "low": 0.25,
         "high": 0.75,

@@ -69,6 +69,7 @@ def test_random_controls_match_their_subset_and_avoid_the_excluded():
 def test_more_draws_keep_the_earlier_ones(tmp_path: Path):
     few = load_experiment("organism").all_subsets()
     document = yaml.safe_load((EXPERIMENTS_DIR / "organism.yaml").read_text())
+    document["name"] = "another"
     document["controls"]["random"][0]["draws"] = 9
     many = write_experiment(tmp_path / "o.yaml", document).all_subsets()
     assert all(many[name] == subset for name, subset in few.items())
@@ -111,6 +112,12 @@ BAD = [
     ("detection.strict", ["Wait", "wait"], "detection: trigger 'wait' is listed twice"),
     ("detection.strict", [" Wait"], "detection.strict: trigger ' Wait' is empty or has spaces around it"),
     ("name", "Not a name", "name: String should match pattern"),
+    ("name", "organism", "name: 'organism' is the name of an experiment that ships"),
+    ("problems.count", "3", "problems.count: Input should be a valid integer"),
+    ("scales", [True, 0.0], "scales.0: Input should be a valid number"),
+    ("statistics.seed", -1, "statistics.seed: Input should be greater than or equal to 0"),
+    ("controls.random", [{"of": "attn_1", "draws": 1, "seed": s} for s in (1, 2)], "attn_1 is drawn for twice"),
+    ("controls.random.0.draws", 2, "controls.random of attn_1: no 2 different draws"),
 ]
 
 
