@@ -7,7 +7,13 @@ from backtracking_assets.measures import MEASURES
 from backtracking_assets.reporting.contents import CheckOutcome, SweepReport
 from backtracking_assets.reporting.figures import backtracking_against_accuracy, dose_response, subset_bars
 from backtracking_assets.reporting.findings import find_answer, find_limits
-from backtracking_assets.reporting.formats import format_components, format_measurement, join_names, plural
+from backtracking_assets.reporting.formats import (
+    format_components,
+    format_difference,
+    format_measurement,
+    join_names,
+    plural,
+)
 from backtracking_assets.reporting.measured import SweepIndex, index_sweep
 from backtracking_assets.reporting.page import Picture, embed, failed_checks, render_page
 from backtracking_assets.reporting.tables import result_table
@@ -124,16 +130,19 @@ def _subset_rows(report: SweepReport, index: SweepIndex) -> list[SubsetRow]:
     for name in dict.fromkeys(planned.cell.layer_subset for planned in report.cells):
         planned = min((p for p in report.cells if p.cell.layer_subset == name), key=lambda p: p.cell.scale)
         value = index.value(planned.cell, "wrong_step_share")
-        note = "not measured" if planned.status == "missing" else ""
+        notes = ["not measured"] if planned.status == "missing" else []
         if index.breaks_arithmetic(planned.cell):
-            note = "breaks the arithmetic: more wrong steps than the baseline"
+            notes.append("breaks the arithmetic: more wrong steps than the baseline")
+        accuracy = index.comparison(planned.cell, "accuracy")
+        if accuracy is not None and accuracy.high is not None and accuracy.high < 0:
+            notes.append(f"accuracy differs by {format_difference(accuracy, MEASURES['accuracy'])}")
         rows.append(
             SubsetRow(
                 name=name,
                 components=format_components(planned.components),
                 control_of=planned.control_of,
                 wrong_steps=format_measurement(value, MEASURES["wrong_step_share"]),
-                note=note,
+                note="; ".join(notes),
             )
         )
     return rows
