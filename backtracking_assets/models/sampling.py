@@ -17,6 +17,8 @@ _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit intege
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
+_UNITS = 2.0**60  # a power of two scales without rounding, and the sum of all probabilities stays below 2^63
+
 
 def row_keys(seed: int, keys: Sequence[tuple[str, int]], device: torch.device | str = "cpu") -> torch.Tensor:
     """One 64-bit noise key for each (problem id, sample id): `[rows]`, int64."""
@@ -53,11 +55,13 @@ def sample(
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     """The most probable tokens that together reach `top_p`: boolean `[rows, vocab]`, at least one token a row.
 
-    Ties are broken by the lower token id, so that the same probabilities always keep the same tokens.
+    Ties are broken by the lower token id, so that the same probabilities always keep the same tokens. Probabilities are
+    added up as integers, in units of 2^-60: sums of floats depend on the order in which a GPU adds them.
     """
     ranked, order = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+    units = (ranked.double() * _UNITS).long()
     # A token is kept if the tokens ranked above it have not reached top_p yet.
-    kept = ranked.cumsum(dim=-1) - ranked < top_p
+    kept = units.cumsum(dim=-1) - units < int(top_p * _UNITS)
     kept[..., 0] = True
     return torch.zeros_like(kept).scatter(-1, order, kept)
 

@@ -1,8 +1,11 @@
 """Sampling: the nucleus, the noise, and that noise draws from the distribution it should."""
 
+from fractions import Fraction
 from typing import Any
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from transformers import TopPLogitsWarper
 
@@ -59,6 +62,26 @@ def test_nucleus_keeps_one_token_however_small_top_p_is():
 def test_nucleus_breaks_ties_by_the_lower_id():
     kept = nucleus(torch.tensor([[0.25, 0.25, 0.25, 0.25]]), 0.5)
     assert kept.tolist() == [[True, True, False, False]]
+
+
+def test_nucleus_adds_up_exactly_whatever_the_order():
+    # In float32 the sum stops growing at 2^-24 of itself: a half and many tiny shares would never reach top_p.
+    n = 1 << 16
+    probabilities = torch.tensor([[0.5] + [2.0**-26] * n])
+    assert nucleus(probabilities, 0.5 + 2.0**-11).sum() == 1 + 2**15
+    assert nucleus(probabilities.double(), 0.5 + 2.0**-11).sum() == 1 + 2**15
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12).filter(any), st.floats(1e-6, 1))
+def test_nucleus_is_the_smallest_that_reaches_top_p(weights: list[int], top_p: float):
+    # Shares in units of a power of two, so that Python's own sums are exact.
+    shares = [Fraction(weight, 1 << 14) for weight in weights]
+    kept = nucleus(torch.tensor([[float(share) for share in shares]]), top_p)[0].tolist()
+    inside = [share for share, one in zip(shares, kept, strict=True) if one]
+    outside = [share for share, one in zip(shares, kept, strict=True) if not one]
+    assert inside
+    assert not outside or (max(outside) <= min(inside) and sum(inside) >= int(top_p * 2**60) / Fraction(2**60))
+    assert len(inside) == 1 or sum(inside) - min(inside) < Fraction(top_p)
 
 
 def test_samples_follow_the_tempered_nucleus():
