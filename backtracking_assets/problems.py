@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,21 +125,21 @@ def _hub_rows(hub: HubDataset, download: bool) -> Iterator[tuple[str, Mapping[st
         "repo_type": "dataset",
         "revision": hub.revision,
         "allow_patterns": [f"{hub.config}/{hub.split}-*.parquet"],
-        "local_files_only": not download,
     }
-    try:
-        folder = Path(snapshot_download(**arguments))  # what is here already is not fetched again
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        if not download:
+    files: list[Path] = []
+    with suppress(LocalEntryNotFoundError):
+        files = _split_files(hub, Path(snapshot_download(**arguments, local_files_only=True)))
+    if not files and not download:
+        raise ProblemFileError(f"The data set {hub.dataset} is not on this machine yet; the first sweep downloads it.")
+    if not files:
+        try:
+            files = _split_files(hub, Path(snapshot_download(**arguments)))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ProblemFileError(
-                f"The data set {hub.dataset} is not on this machine yet; the first sweep downloads it."
+                f"The data set {hub.dataset} could not be downloaded: {reason} "
+                "Check the network and HF_TOKEN, or set problems.path to a JSONL file."
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProblemFileError(
-            f"The data set {hub.dataset} could not be downloaded: {reason} "
-            "Check the network and HF_TOKEN, or set problems.path to a JSONL file."
-        ) from error
-    files = sorted(folder.glob(f"{hub.config}/{hub.split}-*.parquet"))
     if not files:
         raise ProblemFileError(
             f"The data set {hub.dataset} has no Parquet file {hub.config}/{hub.split}-*; check problems.hub."
@@ -149,3 +151,13 @@ def _hub_rows(hub: HubDataset, download: bool) -> Iterator[tuple[str, Mapping[st
             raise ProblemFileError(f"{path}: the file is not readable as Parquet ({error}).") from error
         for number, row in enumerate(rows, start=1):
             yield f"{path.name}, row {number}", row
+
+
+def _split_files(hub: HubDataset, folder: Path) -> list[Path]:
+    """The Parquet files of a split in order; empty unless all are there that their names (`…-00000-of-00002`) count."""
+    files = [path for path in sorted(folder.glob(f"{hub.config}/{hub.split}-*.parquet")) if path.is_file()]
+    for path in files:
+        count = re.search(r"-of-(\d+)$", path.stem)
+        if count is not None and int(count[1]) != len(files):
+            return []
+    return files

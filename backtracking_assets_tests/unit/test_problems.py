@@ -1,11 +1,14 @@
 """Problem files: drawing, and every way in which one can be malformed."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,23 +109,71 @@ def test_any_bytes_load_or_are_refused(tmp_path_factory: pytest.TempPathFactory,
         assert len(problems) == 1
 
 
-def test_a_hub_data_set_is_read_from_its_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # The hub is out of reach in tests: a folder in its layout stands for the download.
+@pytest.fixture
+def hub_snapshot(tmp_path: Path) -> Path:
+    """A folder in the layout of a data set on the hub, which is out of reach in tests."""
     folder = tmp_path / "snapshot" / "main"
     folder.mkdir(parents=True)
     rows = [{"question": f"What is {i}?", "answer": f"It is so. #### {i}"} for i in range(200)]
     pq.write_table(pa.Table.from_pylist(rows[:150]), folder / "test-00000-of-00002.parquet")
     pq.write_table(pa.Table.from_pylist(rows[150:]), folder / "test-00001-of-00002.parquet")
-    asked = {}
+    return tmp_path / "snapshot"
 
-    def snapshot_download(**arguments):
-        asked.update(arguments)
-        return str(tmp_path / "snapshot")
+
+def hub_of(monkeypatch: pytest.MonkeyPatch, here: Path | None, after_download: Path | None) -> list[dict[str, Any]]:
+    """Stand in for the hub: what is on this machine, and what a download gives; records what was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def snapshot_download(**arguments: Any) -> str:
+        asked.append(arguments)
+        found = here if arguments.get("local_files_only") else after_download
+        if found is None:
+            raise LocalEntryNotFoundError("The hub cannot be reached.")
+        return str(found)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    problems = load_problems(load_experiment("deepseek_r1_distill_qwen_1_5b"))
+    return asked
+
+
+@pytest.mark.parametrize("download", [True, False])
+def test_a_hub_data_set_that_is_here_is_read_without_the_network(hub_snapshot: Path, monkeypatch, download: bool):
+    asked = hub_of(monkeypatch, hub_snapshot, None)
+    problems = load_problems(load_experiment("deepseek_r1_distill_qwen_1_5b"), download=download)
     assert len(problems) == 120
     assert all(problem.question == f"What is {problem.answer}?" for problem in problems)
-    assert asked["repo_id"] == "openai/gsm8k"
-    assert asked["repo_type"] == "dataset"
-    assert asked["allow_patterns"] == ["main/test-*.parquet"]
+    (local,) = asked
+    assert local["local_files_only"]
+    assert local["repo_id"] == "openai/gsm8k"
+    assert local["repo_type"] == "dataset"
+    assert local["allow_patterns"] == ["main/test-*.parquet"]
+
+
+@pytest.mark.parametrize("here", ["nothing", "another split", "one file of two"])
+def test_a_hub_data_set_that_is_not_whole_here_is_downloaded_if_it_may_be(
+    hub_snapshot: Path, tmp_path: Path, monkeypatch, here: str
+):
+    local = tmp_path / "local"
+    (local / "main").mkdir(parents=True)
+    if here == "one file of two":
+        shutil.copy(hub_snapshot / "main" / "test-00000-of-00002.parquet", local / "main")
+    experiment = load_experiment("deepseek_r1_distill_qwen_1_5b")
+    asked = hub_of(monkeypatch, None if here == "nothing" else local, hub_snapshot)
+    with pytest.raises(ProblemFileError, match="is not on this machine yet; the first sweep downloads it"):
+        load_problems(experiment, download=False)
+    assert len(asked) == 1
+    assert len(load_problems(experiment)) == 120
+    assert [arguments.get("local_files_only", False) for arguments in asked[1:]] == [True, False]
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
+    hub_of(monkeypatch, None, None)
+    with pytest.raises(
+        ProblemFileError, match=r"could not be downloaded: The hub cannot be reached\. Check the network"
+    ):
+        load_problems(load_experiment("deepseek_r1_distill_qwen_1_5b"))
+
+
+def test_a_hub_data_set_without_the_split_is_refused(tmp_path: Path, monkeypatch):
+    hub_of(monkeypatch, None, tmp_path)
+    with pytest.raises(ProblemFileError, match=r"has no Parquet file main/test-\*; check problems\.hub"):
+        load_problems(load_experiment("deepseek_r1_distill_qwen_1_5b"))
