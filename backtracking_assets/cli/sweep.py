@@ -149,13 +149,14 @@ class _Runner:
             signals.stop_if_signaled()
 
         with _progress(console, self.experiment, len(cells), device) as bars, listening(after_chunk):
-            for cell in cells:
+            for place, cell in enumerate(cells):
                 bars.start(cell)
                 self._run(CELLS_JOB, cell, device)
                 signals.stop_if_signaled()
                 bars.finish()
-                if self.failures and cell.scale == BASELINE_SCALE:
-                    self.failures.append("The other cells were not started: each is compared with the baseline.")
+                left = len(cells) - place - 1
+                if self.failures and cell.scale == BASELINE_SCALE and left:
+                    console.print(f"Not started, since each is compared with the baseline: {left} cells.")
                     break
 
     def run_whole_sweep(self, names: Sequence[str]) -> None:
@@ -259,5 +260,6 @@ def _show_results(experiment: Experiment, console: Console) -> None:
     wide = console if console.is_terminal else Console(width=_WIDTH_OF_FILES)
     for part in terminal_tables(table, wide.width, title=experiment.title):
         wide.print(part)
-    console.print(f"Report: {sweep_report_path(opened)}", soft_wrap=True, markup=False)
+    if sweep_report_path(opened).is_file():
+        console.print(f"Report: {sweep_report_path(opened)}", soft_wrap=True, markup=False)
     console.print("Lineage and backfills: backtracking ui, then open http://127.0.0.1:3000")

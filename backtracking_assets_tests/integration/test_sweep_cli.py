@@ -224,7 +224,7 @@ def test_a_failing_baseline_gives_exit_code_1_and_stops_the_sweep(tmp_path: Path
     assert (
         "Failed: attn_1 at 1: Cell attn_1 at 1 fails a check that must hold. accuracy_above_shuffled: " in found.stdout
     )
-    assert "The other cells were not started" in found.stdout
+    assert "Not started, since each is compared with the baseline: 1 cells" in found.stdout
     assert "Traceback" not in found.stdout + found.stderr
     status = backtracking("status", str(study.file), "--json", environment=study.environment, folder=tmp_path)
     cells = states(json.loads(status.stdout))
