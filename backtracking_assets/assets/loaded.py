@@ -24,7 +24,7 @@ def loaded_model(opened: OpenExperiment, device: str) -> "LoadedModel":
     key = (digests, experiment.model.dtype, device, experiment.generation.threads)
     if key not in _models:
         _models.clear()  # two models might not fit beside each other on a device
-        _models[key] = load_model(experiment, device, opened.layout.root)
+        _models[key] = load_model(experiment, checkpoint, device)
     return _models[key]
 
 

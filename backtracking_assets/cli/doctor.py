@@ -79,7 +79,7 @@ def _checkpoint(experiment: Experiment) -> dict[str, Any]:
         checkpoint = opened.checkpoint
         from backtracking_assets.models.loading import load_model
 
-        loaded = load_model(experiment, devices_for(experiment.model.device)[0], opened.layout.root)
+        loaded = load_model(experiment, checkpoint, devices_for(experiment.model.device)[0])
     except BacktrackingError as error:
         return {"loads": False, "why": str(error)}
     return {

@@ -5,6 +5,9 @@ Only safetensors are read and no code of a checkpoint is ever run.
 
 import hashlib
 import json
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from backtracking_assets.conditions import digest
 from backtracking_assets.errors import CheckpointError
 from backtracking_assets.experiment import Experiment, ModelSource
 
+_INDEX = "model.safetensors.index.json"
 _DIGEST_CACHE = "checkpoint_digests.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _DOWNLOADED = ("*.json", "*.safetensors", "*.jinja")
@@ -53,13 +57,23 @@ def _hub_snapshot(source: ModelSource, *, download: bool) -> Path:
     assert source.hub_id is not None
     arguments: dict[str, Any] = {"repo_id": source.hub_id, "revision": source.revision, "allow_patterns": _DOWNLOADED}
     try:
-        return Path(snapshot_download(**arguments, local_files_only=True))
+        folder = Path(snapshot_download(**arguments, local_files_only=True))
     except LocalEntryNotFoundError:
         if not download:
             raise CheckpointError(
                 f"The checkpoint {source.hub_id} (revision {source.revision}) is not on this machine yet; "
                 "the first sweep downloads it."
             ) from None
+    else:
+        # A download that broke off leaves a folder too, and the hub's library returns it without looking inside.
+        missing = _missing_file(folder)
+        if missing is None:
+            return folder
+        if not download:
+            raise CheckpointError(
+                f"The checkpoint {source.hub_id} (revision {source.revision}) is incomplete on this machine "
+                f"({missing} is missing); the next sweep downloads the rest."
+            )
     try:
         return Path(snapshot_download(**arguments))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -68,6 +82,13 @@ def _hub_snapshot(source: ModelSource, *, download: bool) -> Path:
             f"The checkpoint {source.hub_id} (revision {source.revision}) could not be downloaded: {reason} "
             "Check the network and HF_TOKEN, or set model.path to a folder that holds it."
         ) from error
+
+
+def _missing_file(folder: Path) -> str | None:
+    """The first file that a hub snapshot lacks to be loaded; None if it is complete."""
+    needed = ["config.json", "tokenizer.json"]
+    needed += sorted(_indexed_weights(folder)) if (folder / _INDEX).is_file() else ["model.safetensors"]
+    return next((name for name in needed if not (folder / name).is_file()), None)
 
 
 def inspect(folder: Path, cache_dir: Path | None = None) -> Checkpoint:
@@ -125,13 +146,31 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: the file cannot be read as JSON ({error}).") from error
     if not isinstance(config, dict) or not isinstance(config.get("num_hidden_layers"), int):
         raise CheckpointError(f"{path}: num_hidden_layers is missing; this is not a decoder-only language model.")
-    kinds = set(config.get("layer_types") or ["full_attention"])
-    if kinds != {"full_attention"}:
+    check_full_attention(path, config)
+    return config
+
+
+def check_full_attention(place: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a model configuration in which some layer does not attend to all earlier tokens.
+
+    `config.json` may leave out what a model class derives from its defaults, so the configuration of the loaded model
+    is checked as well. A sliding window as long as all positions that the model knows changes nothing and passes.
+
+    Raises:
+        CheckpointError: a layer has another kind of attention.
+    """
+    kinds: set[str] = set(map(str, config.get("layer_types") or ())) - {"full_attention"}
+    window = config.get("sliding_window")
+    # Qwen2 writes a window even where its switch is off; Mistral and Phi-3 have no switch.
+    if isinstance(window, int) and config.get("use_sliding_window") is not False:
+        positions = config.get("max_position_embeddings")
+        if not isinstance(positions, int) or window < positions:
+            kinds.add("sliding_attention")
+    if kinds:
         raise CheckpointError(
-            f"{path}: layers of type {', '.join(sorted(kinds - {'full_attention'}))} are not supported; "
+            f"{place}: layers of type {', '.join(sorted(kinds))} are not supported; "
             "every layer must use full attention."
         )
-    return config
 
 
 def _check_weights(folder: Path, weights: list[Path]) -> None:
@@ -141,12 +180,8 @@ def _check_weights(folder: Path, weights: list[Path]) -> None:
         raise CheckpointError(
             f"{folder}: there is no .safetensors file; other weight formats can hold code and are not read."
         )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index}: the file is malformed ({error}).") from error
+    if (folder / _INDEX).is_file():
+        named = _indexed_weights(folder)
         missing = sorted(named - {path.name for path in weights})
         if missing:
             raise CheckpointError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(named)} weight files).")
@@ -159,19 +194,27 @@ def _check_weights(folder: Path, weights: list[Path]) -> None:
             raise CheckpointError(f"{path}: the file is truncated or damaged ({error}); fetch it again.") from error
 
 
+def _indexed_weights(folder: Path) -> set[str]:
+    """Names of the weight files that the index of a sharded checkpoint lists."""
+    index = folder / _INDEX
+    try:
+        return {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: the file is malformed ({error}).") from error
+
+
 class _DigestCache:
-    """sha256 of files, remembered by path, size and modification time."""
+    """sha256 of files, remembered by path, size and modification time. Where it cannot be kept, files are hashed."""
 
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / _DIGEST_CACHE if folder is not None else None
         self._entries: dict[str, str] = {}
         self._changed = False
-        if self._path is not None and self._path.is_file():
-            try:
+        if self._path is not None:
+            # Only a cache: one that is missing, damaged or not readable is made anew.
+            with suppress(OSError, ValueError, AttributeError, RecursionError):
                 entries = json.loads(self._path.read_text(encoding="utf-8"))
                 self._entries = {str(key): str(value) for key, value in entries.items()}
-            except (OSError, ValueError, AttributeError):
-                self._entries = {}  # only a cache: a damaged one is made anew
 
     def sha256(self, path: Path) -> str:
         stat = path.stat()
@@ -185,6 +228,11 @@ class _DigestCache:
     def save(self) -> None:
         if self._path is None or not self._changed:
             return
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._entries, indent=1, sort_keys=True), encoding="utf-8")
-        temporary.replace(self._path)
+        # A name of its own: processes on several devices save at the same time.
+        temporary = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_text(json.dumps(self._entries, indent=1, sort_keys=True), encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError:  # a folder that is missing, full or read-only
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

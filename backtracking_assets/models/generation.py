@@ -16,12 +16,16 @@ from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment import Sampling
 from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
+from backtracking_assets.models.memory import out_of_memory_facts
 from backtracking_assets.models.sampling import row_keys, sample
 from backtracking_assets.models.slot_cache import SlotCache, left_padded
 from backtracking_assets.records import FinishReason, decode_steps
 
 _COMPACT_BELOW = 0.75
 """Rows that ended are dropped from the batch once fewer than this share of its rows are still decoding."""
+
+_NOT_FINITE = -1
+"""Stands for the token of a row whose logits are NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def generate(
         stop_ids: tokens that end a completion; they are kept as its last token.
 
     Raises:
-        BacktrackingError: a hooked component did not fire exactly once in a decode step.
+        BacktrackingError: a hooked component did not fire exactly once in a decode step, or the device's memory is
+            used up.
         CheckpointError: a component of the intervention does not exist.
     """
     started = time.perf_counter()
@@ -87,8 +92,13 @@ def generate(
         if intervention is not None:
             scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
         completions = [Generated(request, [], "length", 0) for request in requests]
-        decoding = _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id)
-        steps = decoding.run(scaling)
+        try:
+            steps = _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id).run(scaling)
+        except torch.OutOfMemoryError as error:
+            raise BacktrackingError(
+                f"A chunk of {len(requests)} completions does not fit into the memory of {model.device}"
+                f"{out_of_memory_facts(error)}; lower generation.completions_per_chunk or sampling.max_new_tokens."
+            ) from error
     return Batch(completions, time.perf_counter() - started, steps)
 
 
@@ -166,10 +176,12 @@ class _Decoding:
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
         )
-        for slot, (row, token, is_finite) in enumerate(zip(self.rows, tokens.tolist(), finite.tolist(), strict=True)):
+        # One transfer to the host a step: it waits for the device.
+        drawn: list[int] = torch.where(finite, tokens, _NOT_FINITE).tolist()
+        for slot, (row, token) in enumerate(zip(self.rows, drawn, strict=True)):
             if self.ended[slot]:
                 continue
-            if not is_finite:
+            if token == _NOT_FINITE:
                 row.finish_reason = "non_finite"
                 self.ended[slot] = True
                 continue

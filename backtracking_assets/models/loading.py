@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from backtracking_assets.errors import CheckpointError
 from backtracking_assets.experiment import Experiment
-from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
+from backtracking_assets.models.checkpoint import Checkpoint, check_fits, check_full_attention
 from backtracking_assets.models.interventions import component_module
+from backtracking_assets.models.memory import out_of_memory_facts
 from backtracking_assets.models.slot_cache import ATTENTION
 from backtracking_assets.records import Problem
 
@@ -28,13 +29,13 @@ class LoadedModel:
     pad_id: int
 
 
-def load_model(experiment: Experiment, device: str, cache_dir: Path | None = None) -> LoadedModel:
-    """Load the experiment's checkpoint onto a device (`cpu`, `cuda:0`, …) and check that it fits.
+def load_model(experiment: Experiment, checkpoint: Checkpoint, device: str) -> LoadedModel:
+    """Load the experiment's checkpoint, already inspected, onto a device (`cpu`, `cuda:0`, …) and check that it fits.
 
     Raises:
-        CheckpointError: the checkpoint is missing, damaged, of another depth, or its tokenizer fails the round trip.
+        CheckpointError: the checkpoint is damaged, of another depth, too large for the device, without full attention
+            in every layer, or its tokenizer fails the round trip.
     """
-    checkpoint = inspect(locate(experiment), cache_dir)
     check_fits(checkpoint, experiment)
     tokenizer = load_tokenizer(checkpoint.folder, experiment.model.round_trip)
     torch.set_num_threads(experiment.generation.threads)
@@ -48,10 +49,17 @@ def load_model(experiment: Experiment, device: str, cache_dir: Path | None = Non
             trust_remote_code=False,
             local_files_only=True,
         )
+        torch.nn.Module.to(model, torch.device(device))
+    except torch.OutOfMemoryError as error:
+        raise CheckpointError(
+            f"{checkpoint.folder}: the model, {checkpoint.n_bytes / 2**30:.1f} GiB on disk, does not fit into the "
+            f"memory of {device}{out_of_memory_facts(error)}; end what else runs there, or set model.device to "
+            "another device."
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{checkpoint.folder}: the model cannot be loaded: {_first_line(error)}") from error
     model.eval()
-    torch.nn.Module.to(model, torch.device(device))
+    check_full_attention(checkpoint.folder, model.config.get_text_config().to_dict())
     for subset in experiment.all_subsets().values():
         for layer, component in subset.components():
             component_module(model, layer, component)

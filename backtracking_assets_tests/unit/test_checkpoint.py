@@ -3,14 +3,23 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from backtracking_assets.errors import CheckpointError
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.models.checkpoint import check_fits, inspect, locate
 from backtracking_assets.models.loading import load_model, load_tokenizer, make_prompts
 from backtracking_assets.problems import load_problems
 from backtracking_assets_tests.tiny import byte_tokenizer, experiment_document, write_experiment
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 39.39 GiB of which 1.25 GiB is free."
+    "\nSee the documentation."
+)
 
 
 @pytest.fixture
@@ -38,6 +47,34 @@ def test_remembered_digests_are_not_used_for_a_changed_file(checkpoint: Path, tm
     assert inspect(checkpoint, tmp_path).weights_digest != first.weights_digest
     (tmp_path / "checkpoint_digests.json").write_text("{damaged")
     assert inspect(checkpoint, tmp_path).tokenizer_digest == first.tokenizer_digest
+
+
+def test_processes_that_save_digests_at_once_do_not_meet(checkpoint: Path, tmp_path: Path, monkeypatch):
+    renamed: list[str] = []
+    replace = Path.replace
+
+    def recording_replace(path: Path, target: Path) -> Path:
+        renamed.append(path.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", recording_replace)
+    for _ in range(2):
+        inspect(checkpoint, tmp_path)
+        (tmp_path / "checkpoint_digests.json").unlink()
+    assert len(set(renamed)) == len(renamed) == 2
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_digests_that_cannot_be_kept_fail_nothing(checkpoint: Path, tmp_path: Path):
+    expected = inspect(checkpoint)
+    assert inspect(checkpoint, tmp_path / "nowhere") == expected
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "file").write_text("a file where a folder is expected")
+    assert inspect(checkpoint, tmp_path / "file") == expected
+    # A folder in the cache's place can neither be read nor replaced, whoever runs the test.
+    (tmp_path / "checkpoint_digests.json").mkdir()
+    assert inspect(checkpoint, tmp_path) == expected
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_missing_and_truncated_files_are_refused(checkpoint: Path, tmp_path: Path):
@@ -81,6 +118,40 @@ def test_sliding_window_layers_are_refused(checkpoint: Path):
         inspect(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"model_type": "mistral", "sliding_window": 128}, True),
+        ({"sliding_window": 128, "use_sliding_window": True}, True),
+        ({"sliding_window": 128, "use_sliding_window": False}, False),  # as DeepSeek-R1-Distill-Qwen has it
+        ({"sliding_window": 512}, False),  # all positions of the model
+        ({"sliding_window": None}, False),
+    ],
+)
+def test_an_effective_sliding_window_is_refused(checkpoint: Path, changes: dict[str, Any], refused: bool):
+    config = json.loads((checkpoint / "config.json").read_text())
+    for key in ("layer_types", "sliding_window", "use_sliding_window"):
+        config.pop(key, None)
+    (checkpoint / "config.json").write_text(json.dumps(config | changes))
+    if refused:
+        with pytest.raises(CheckpointError, match="sliding_attention are not supported"):
+            inspect(checkpoint)
+    else:
+        assert inspect(checkpoint).n_layers == 2
+
+
+def test_a_sliding_window_that_only_the_model_class_sets_is_refused(checkpoint: Path, tmp_path: Path):
+    config = json.loads((checkpoint / "config.json").read_text())
+    for key in ("layer_types", "sliding_window", "use_sliding_window"):
+        config.pop(key, None)
+    # Mistral's window is 4096 where its configuration does not say otherwise.
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "max_position_embeddings": 8192}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    experiment = write_experiment(tmp_path / "e.yaml", experiment_document(checkpoint, tmp_path))
+    with pytest.raises(CheckpointError, match="sliding_attention are not supported"):
+        load_model(experiment, inspect(checkpoint), "cpu")
+
+
 def test_another_depth_than_the_experiment_says_is_refused(tiny_checkpoint: Path, tmp_path: Path):
     document = experiment_document(tiny_checkpoint, tmp_path)
     document["model"]["n_layers"] = 3
@@ -93,6 +164,79 @@ def test_a_missing_folder_is_refused(tmp_path: Path):
     experiment = write_experiment(tmp_path / "e.yaml", experiment_document(Path("nowhere"), tmp_path))
     with pytest.raises(CheckpointError, match="There is no checkpoint folder"):
         locate(experiment)
+
+
+@pytest.fixture
+def hub_experiment(tmp_path: Path) -> Experiment:
+    document = experiment_document(tmp_path, tmp_path)
+    document["model"] |= {"hub_id": "someone/model"}
+    del document["model"]["path"]
+    return write_experiment(tmp_path / "hub.yaml", document)
+
+
+def hub_of(monkeypatch: pytest.MonkeyPatch, here: Path | None, after_download: Path) -> list[bool]:
+    """Stand in for the hub: what is on this machine, and what a download gives; records whether it was local only."""
+    calls: list[bool] = []
+
+    def snapshot_download(*, local_files_only: bool = False, **arguments: Any) -> str:
+        calls.append(local_files_only)
+        if not local_files_only:
+            return str(after_download)
+        if here is None:
+            raise LocalEntryNotFoundError("not here")
+        return str(here)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return calls
+
+
+def test_a_complete_snapshot_is_used_without_the_network(checkpoint: Path, hub_experiment, monkeypatch):
+    calls = hub_of(monkeypatch, checkpoint, checkpoint)
+    assert locate(hub_experiment) == checkpoint
+    assert calls == [True]
+
+
+def test_a_snapshot_that_is_not_here_is_downloaded_if_it_may_be(checkpoint: Path, hub_experiment, monkeypatch):
+    calls = hub_of(monkeypatch, None, checkpoint)
+    with pytest.raises(CheckpointError, match="is not on this machine yet; the first sweep downloads it"):
+        locate(hub_experiment, download=False)
+    assert calls == [True]
+    assert locate(hub_experiment) == checkpoint
+    assert calls == [True, True, False]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors", "model-2-of-2.safetensors"])
+def test_an_interrupted_download_is_completed(
+    missing: str, tiny_checkpoint: Path, tmp_path: Path, hub_experiment, monkeypatch
+):
+    # The hub's layout: a snapshot folder of links into a folder of blobs; a blob that did not arrive has no link, and
+    # one that was lost leaves a link that leads nowhere.
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    for path in tiny_checkpoint.iterdir():
+        if path.name != missing:
+            (snapshot / path.name).symlink_to(path)
+    if missing.startswith("model-"):
+        index = {"weight_map": {"a": "model.safetensors", "b": missing}}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+        (snapshot / missing).symlink_to(tmp_path / "lost_blob")
+    calls = hub_of(monkeypatch, snapshot, tiny_checkpoint)
+    with pytest.raises(CheckpointError, match=rf"is incomplete on this machine \({missing} is missing\)"):
+        locate(hub_experiment, download=False)
+    assert calls == [True]
+    assert locate(hub_experiment) == tiny_checkpoint
+    assert calls == [True, True, False]
+
+
+def test_a_model_that_does_not_fit_into_memory_is_one_sentence(tiny_experiment, tiny_checkpoint, monkeypatch):
+    def fail(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(CheckpointError, match=r"does not fit into the memory of cpu \(2\.00 GiB more were") as refused:
+        load_model(tiny_experiment, inspect(tiny_checkpoint), "cpu")
+    assert "1.25 GiB are free); " in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_tokenizer_that_fails_the_round_trip_is_refused(checkpoint: Path):
@@ -111,7 +255,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(checkpoint: Pat
     (checkpoint / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
     experiment = write_experiment(tmp_path / "e.yaml", experiment_document(checkpoint, tmp_path))
     with pytest.raises(CheckpointError, match="the model cannot be loaded"):
-        load_model(experiment, "cpu")
+        load_model(experiment, inspect(checkpoint), "cpu")
 
 
 def test_a_wanted_chat_template_must_exist(tiny_checkpoint: Path, tiny_experiment, tmp_path: Path):

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError, CheckpointError
 from backtracking_assets.experiment import Sampling
+from backtracking_assets.models.checkpoint import inspect
 from backtracking_assets.models.generation import Batch, Request, generate
 from backtracking_assets.models.interventions import scaled
 from backtracking_assets.models.loading import LoadedModel, load_model
@@ -27,7 +28,8 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     checkpoint = make_checkpoint(folder / "checkpoint", family=request.param)
     problems = write_problems(folder / "problems.jsonl")
-    return load_model(write_experiment(folder / "e.yaml", experiment_document(checkpoint, problems)), "cpu")
+    experiment = write_experiment(folder / "e.yaml", experiment_document(checkpoint, problems))
+    return load_model(experiment, inspect(checkpoint), "cpu")
 
 
 def requests(loaded: LoadedModel, n: int = 7, samples: int = 2) -> list[Request]:
@@ -166,6 +168,34 @@ def test_non_finite_logits_end_their_row_and_no_other(loaded):
     assert len(before.completions) == len(spoiled.completions)
 
 
+@pytest.mark.parametrize(
+    ("told", "facts"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 39.39 GiB of which "
+            "7.56 MiB is free.\nSee the documentation.",
+            " (20.00 MiB more were needed, 7.56 MiB are free)",
+        ),
+        ("out of memory", ""),
+    ],
+)
+def test_a_chunk_that_does_not_fit_into_memory_is_one_sentence(loaded, told: str, facts: str):
+    def fail(module, inputs, output):
+        raise torch.OutOfMemoryError(told)
+
+    handle = loaded.model.get_output_embeddings().register_forward_hook(fail)
+    try:
+        with pytest.raises(BacktrackingError) as refused:
+            run(loaded, requests(loaded), DRAWN, INTERVENTION)
+    finally:
+        handle.remove()
+    assert str(refused.value) == (
+        f"A chunk of 14 completions does not fit into the memory of cpu{facts}; "
+        "lower generation.completions_per_chunk or sampling.max_new_tokens."
+    )
+    assert hooks_left(loaded.model) == 0
+
+
 @pytest.mark.parametrize("target", [(2, "mlp"), (-1, "attention")])
 def test_a_component_that_does_not_exist_is_refused_and_leaves_no_hook(loaded, target):
     with pytest.raises(CheckpointError, match="layers 0 to 1"), scaled(loaded.model, [(0, "mlp"), target], 0.5):
@@ -206,6 +236,6 @@ def test_checkpoints_load_from_sharded_files(tmp_path: Path, tiny_checkpoint: Pa
         (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
     assert len(list(folder.glob("*.safetensors"))) > 1
     document = experiment_document(folder, write_problems(tmp_path / "problems.jsonl"))
-    sharded = load_model(write_experiment(tmp_path / "e.yaml", document), "cpu")
+    sharded = load_model(write_experiment(tmp_path / "e.yaml", document), inspect(folder), "cpu")
     whole = model.state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in sharded.model.state_dict().items())
