@@ -35,6 +35,8 @@ class Condition(BaseModel):
     system: str | None
     chat_template: bool
     template: str
+    assistant_prefix: str | None = None
+    """Text that opens the answer after the chat template; None leaves that to the template and is not in the digest."""
     temperature: float
     top_p: float
     max_new_tokens: int
@@ -43,12 +45,15 @@ class Condition(BaseModel):
     """None is the baseline: scale 1.0 and an empty set of components drop out."""
 
     def canonical_json(self) -> str:
-        return canonical_json(self.model_dump(mode="json"))
+        return canonical_json(self._facts())
 
     @property
     def fingerprint(self) -> str:
         """Hexadecimal sha256 of the canonical JSON."""
-        return digest(self.model_dump(mode="json"))
+        return digest(self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"assistant_prefix"} if self.assistant_prefix is None else None)
 
 
 def canonical_intervention(components: Iterable[tuple[int, Component]], scale: float) -> Intervention | None:

@@ -91,6 +91,8 @@ class Prompting(_Strict):
     variant: Name
     """The variant that the layer sweep uses."""
     variants: dict[Name, str]
+    assistant_prefix: dict[Name, str] = {}
+    """Text by variant that opens the answer, in place of a `<think>` that the chat template opens; may be empty."""
 
     @model_validator(mode="after")
     def _variants_are_usable(self) -> "Prompting":
@@ -99,8 +101,11 @@ class Prompting(_Strict):
         for name, template in self.variants.items():
             if "{question}" not in template:
                 raise ValueError(f"variant {name!r} has no {{question}} in its text")
-        if self.system is not None and not self.chat_template:
-            raise ValueError("system needs chat_template: true; without it, write the line into the variants")
+        for name in sorted(set(self.assistant_prefix) - set(self.variants)):
+            raise ValueError(f"assistant_prefix: {name!r} is not among variants{did_you_mean(name, self.variants)}")
+        if not self.chat_template and (self.system is not None or self.assistant_prefix):
+            key = "assistant_prefix" if self.system is None else "system"
+            raise ValueError(f"{key} needs chat_template: true; without it, write the text into the variants")
         return self
 
     def user_text(self, question: str) -> str:

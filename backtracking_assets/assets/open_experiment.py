@@ -78,11 +78,14 @@ class OpenExperiment:
 
     def _prompting(self) -> dict[str, Any]:
         prompting = self.experiment.prompting
-        return {
+        facts: dict[str, Any] = {
             "system": prompting.system,
             "chat_template": prompting.chat_template,
             "template": prompting.variants[prompting.variant],
         }
+        if prompting.variant in prompting.assistant_prefix:
+            facts["assistant_prefix"] = prompting.assistant_prefix[prompting.variant]
+        return facts
 
 
 def component_names(experiment: Experiment, layer_subset: str) -> list[str]:

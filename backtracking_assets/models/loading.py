@@ -17,6 +17,8 @@ from backtracking_assets.models.memory import out_of_memory_facts
 from backtracking_assets.models.slot_cache import ATTENTION
 from backtracking_assets.records import Problem
 
+_OPENED = ("<think>\n", "<think>")
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -135,6 +137,11 @@ def _prompt(tokenizer: PreTrainedTokenizerFast, experiment: Experiment, question
         messages.insert(0, {"role": "system", "content": experiment.prompting.system})
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert isinstance(text, str)
+    prefix = experiment.prompting.assistant_prefix.get(experiment.prompting.variant)
+    if prefix is not None:
+        # Templates of reasoning models open the thinking themselves; the variant says how it is opened, if at all.
+        text = text.removesuffix("\n").removesuffix("<think>") if text.endswith(_OPENED) else text
+        text += prefix
     # The template writes the special tokens itself.
     return Prompt(text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 

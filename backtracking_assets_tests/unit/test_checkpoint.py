@@ -273,3 +273,22 @@ def test_a_wanted_chat_template_must_exist(tiny_checkpoint: Path, tiny_experimen
     prompt = make_prompts(tokenizer, experiment, problems)[problems[0].problem_id]
     assert prompt.text == f"<system>Be brief.<user>Q: {problems[0].question}\n<assistant>"
     assert tokenizer.decode(list(prompt.token_ids)) == prompt.text
+
+
+@pytest.mark.parametrize("opened", ["<think>\n", "<think>", ""])
+@pytest.mark.parametrize("prefix", ["<think>\n", "<think> ", "", None])
+def test_the_variant_decides_how_the_answer_opens(tiny_experiment, tmp_path: Path, opened: str, prefix: str | None):
+    document = experiment_document(tmp_path, tiny_experiment.problems.path)
+    document["prompting"] |= {"chat_template": True}
+    if prefix is not None:
+        document["prompting"]["assistant_prefix"] = {"plain": prefix}
+    experiment = write_experiment(tmp_path / "chat.yaml", document)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}<user>{{ m.content }}{% endfor %}"
+        f"{{% if add_generation_prompt %}}{{{{ {'<assistant>' + opened!r} }}}}{{% endif %}}"
+    )
+    problems = load_problems(experiment)
+    prompt = make_prompts(tokenizer, experiment, problems)[problems[0].problem_id]
+    assert prompt.text == f"<user>Q: {problems[0].question}\n<assistant>{opened if prefix is None else prefix}"
+    assert tokenizer.decode(list(prompt.token_ids)) == prompt.text

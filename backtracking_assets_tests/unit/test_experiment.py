@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backtracking_assets.conditions import canonical_intervention
+from backtracking_assets.conditions import Condition, canonical_intervention
 from backtracking_assets.errors import ExperimentError
 from backtracking_assets.experiment_file import EXPERIMENTS_DIR, experiment_names, load_experiment
 from backtracking_assets.records import Cell
@@ -51,6 +51,8 @@ def test_the_real_experiment_has_the_values_of_the_reference_study():
     assert real.scales == (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
     assert real.prompting.variant == "baseline_think_newline"
     assert len(real.prompting.variants) == 3
+    assert set(real.prompting.assistant_prefix) == set(real.prompting.variants)
+    assert not any("<think>" in text.splitlines()[-1] for text in real.prompting.variants.values())
 
 
 def test_random_controls_match_their_subset_and_avoid_the_excluded():
@@ -103,6 +105,8 @@ BAD = [
     ("controls.random.0.outside", ["both_0"], "controls.random of attn_1: 1 attention layers are wanted and 0 lie"),
     ("prompting.variant", "other", "prompting: variant 'other' is not among variants: plain"),
     ("prompting.variants", {"plain": "no place"}, "prompting: variant 'plain' has no {question} in its text"),
+    ("prompting.assistant_prefix", {"plane": ""}, "'plane' is not among variants (did you mean plain?)"),
+    ("prompting.assistant_prefix", {"plain": ""}, "prompting: assistant_prefix needs chat_template: true"),
     ("prompting.system", "You are helpful.", "prompting: system needs chat_template: true"),
     ("model.path", None, "model: give exactly one of path and hub_id"),
     ("model.hub_id", "some/model", "model: give exactly one of path and hub_id"),
@@ -191,3 +195,15 @@ def test_interventions_have_one_form_and_the_identity_has_none():
     assert forwards == canonical_intervention([(0, "attention"), (1, "mlp"), (1, "mlp")], 0.5)
     assert canonical_intervention([(1, "mlp")], 1.0) is None
     assert canonical_intervention([], 0.5) is None
+
+
+def test_a_text_that_opens_the_answer_changes_the_fingerprint_and_its_absence_leaves_no_trace():
+    facts = {"weights_digest": "w", "tokenizer_digest": "t", "dtype": "float32", "system": None, "chat_template": True}
+    facts |= {"template": "{question}", "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "seed": 0}
+    unset, empty, opened = (
+        Condition.model_validate({**facts, "intervention": None, "assistant_prefix": prefix})
+        for prefix in (None, "", "<think>\n")
+    )
+    assert len({unset.fingerprint, empty.fingerprint, opened.fingerprint}) == 3
+    assert "assistant_prefix" not in unset.canonical_json()
+    assert all(Condition.model_validate_json(one.canonical_json()) == one for one in (unset, empty, opened))
