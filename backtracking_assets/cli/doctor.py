@@ -1,7 +1,6 @@
 """`backtracking doctor`: what a sweep would meet on this machine."""
 
 import json
-import os
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +16,6 @@ from backtracking_assets.experiment import Experiment, outputs_home
 from backtracking_assets.experiment_file import load_experiment
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "dagster", "dagster-webserver", "duckdb", "pandas", "matplotlib")
-_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 EXIT_HEALTHY, EXIT_UNFIT = 0, 1
 
 
@@ -55,12 +53,13 @@ def _python() -> str:
 
 def _token(online: bool) -> str:
     """Whether a hub token is set, and with `online` whether the hub accepts it; never the token itself."""
-    token = next((os.environ[name] for name in _TOKEN_VARIABLES if os.environ.get(name)), None)
-    if token is None:
+    from huggingface_hub import HfApi, get_token
+
+    token = get_token()  # the environment, or what `hf auth login` has stored
+    if not token:
         return "not set"
     if not online:
         return "set"
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
