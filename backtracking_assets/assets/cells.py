@@ -88,7 +88,8 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
         opened, cell = OpenExperiment(experiment), _cell(context)
 
         def report(progress: Progress) -> None:
-            context.log.info(str(progress))
+            if progress.step == 0:  # an event each second would fill Dagster's log
+                context.log.info(str(progress))
             tell(progress)
 
         made = ensure_completions(opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=report)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from backtracking_assets.storage.queries import completion_keys
 from backtracking_assets.storage.rows import Key, keys_of, table_of
 
 if TYPE_CHECKING:
-    from backtracking_assets.models.generation import Batch
+    from backtracking_assets.models.generation import Batch, OnStep
     from backtracking_assets.models.loading import LoadedModel
 
 Log = Callable[[str], None]
@@ -143,7 +143,8 @@ class _Work:
         self._report(done, total)
         for chunk in missing:
             loaded = loaded_model(self.opened, device)
-            batch = _generate_chunk(self.opened, loaded, self.condition, chunk)
+            before = Progress(self.cell, done, total, self.generated, self.tokens, self.seconds)
+            batch = _generate_chunk(self.opened, loaded, self.condition, chunk, self._on_step(before))
             rows = _rows(self.opened, loaded, self.condition, chunk, batch)
             made_by = {"device": device_name(device), "run_id": self.run_id, "generated_at": datetime.now(UTC)}
             finish_chunk(layout, fingerprint, chunk, table_of([{**row, **made_by} for row in rows], COMPLETIONS))
@@ -165,11 +166,19 @@ class _Work:
         layout.plan_of(fingerprint).unlink()
         return plan_chunks(layout, fingerprint, self.opened.keys(), present, size)
 
+    def _on_step(self, before: Progress) -> "OnStep":
+        def on_step(step: int, n_open: int) -> None:
+            self.on_progress(replace(before, step=step, n_open=n_open))
+
+        return on_step
+
     def _report(self, done: int, total: int) -> None:
         self.on_progress(Progress(self.cell, done, total, self.generated, self.tokens, self.seconds))
 
 
-def _generate_chunk(opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk) -> "Batch":
+def _generate_chunk(
+    opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk, on_step: "OnStep"
+) -> "Batch":
     from backtracking_assets.models.generation import Request, generate
 
     prompt_of = prompts(opened)
@@ -180,6 +189,7 @@ def _generate_chunk(opened: OpenExperiment, loaded: "LoadedModel", condition: Co
         condition.intervention,
         stop_ids=loaded.stop_ids,
         pad_id=loaded.pad_id,
+        on_step=on_step,
     )
 
 

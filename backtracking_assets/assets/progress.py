@@ -21,6 +21,10 @@ class Progress:
     """Tokens in them."""
     seconds: float
     """Seconds of generation they took."""
+    step: int = 0
+    """Decode steps of the chunk at work; 0 between chunks."""
+    n_open: int = 0
+    """Completions of that chunk that have not ended."""
 
     def __str__(self) -> str:
         text = f"{self.done} of {self.total} completions"

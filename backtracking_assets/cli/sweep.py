@@ -145,10 +145,10 @@ class _Runner:
         self._definitions = build_definitions(self.experiment)
 
     def run_cells(self, cells: Sequence[Cell], device: str, signals: SignalWatch, console: Console) -> None:
-        def after_chunk(progress: CellProgress) -> None:
+        def at_progress(progress: CellProgress) -> None:
             signals.stop_if_signaled()
 
-        with _progress(console, self.experiment, len(cells), device) as bars, listening(after_chunk):
+        with _progress(console, self.experiment, len(cells), device) as bars, listening(at_progress):
             for place, cell in enumerate(cells):
                 bars.start(cell)
                 self._run(CELLS_JOB, cell, device)
@@ -219,7 +219,9 @@ class _Bars:
         self._bars.reset(self._cell, description=escape(str(cell)), total=total, note="")
 
     def told(self, progress: CellProgress) -> None:
-        note = f"{progress.generated / progress.seconds:.0f} completions/s" if progress.seconds else ""
+        note = f"{progress.generated / progress.seconds:.1f} completions/s" if progress.seconds else ""
+        if progress.step:
+            note += f" token {progress.step}, {progress.n_open} open"
         self._bars.update(self._cell, completed=progress.done, total=progress.total, note=note)
 
     def finish(self) -> None:

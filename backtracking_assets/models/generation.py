@@ -5,7 +5,7 @@ machine, so a chunk made again on the same kind of machine gives the same bytes.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -26,6 +26,11 @@ _COMPACT_BELOW = 0.75
 
 _NOT_FINITE = -1
 """Stands for the token of a row whose logits are NaN or infinite."""
+
+_TELL_EVERY_SECONDS = 1.0
+
+OnStep = Callable[[int, int], None]
+"""Takes the decode steps of the chunk so far, and how many of its completions are still open."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ def generate(
     *,
     stop_ids: frozenset[int],
     pad_id: int,
+    on_step: OnStep | None = None,
 ) -> Batch:
     """Generate the completions of one chunk.
 
@@ -80,6 +86,7 @@ def generate(
         model: a causal language model whose attention is `slot_cache.grouped_attention`.
         intervention: None for the baseline.
         stop_ids: tokens that end a completion; they are kept as its last token.
+        on_step: told how far the chunk is, about once a second. What it raises ends the chunk.
 
     Raises:
         BacktrackingError: a hooked component did not fire exactly once in a decode step, or the device's memory is
@@ -93,7 +100,7 @@ def generate(
             scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
         completions = [Generated(request, [], "length", 0) for request in requests]
         try:
-            steps = _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id).run(scaling)
+            steps = _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id).run(scaling, on_step)
         except torch.OutOfMemoryError as error:
             raise BacktrackingError(
                 f"A chunk of {len(requests)} completions does not fit into the memory of {model.device}"
@@ -133,10 +140,10 @@ class _Decoding:
         self.cache = SlotCache(len(decoder_layers(model)), capacity)
         self.columns = torch.arange(capacity, device=device)
 
-    def run(self, scaling: Scaling | None) -> int:
+    def run(self, scaling: Scaling | None, on_step: OnStep | None) -> int:
         """Prefill, then decode until every row has ended; returns the number of decode steps."""
         logits = self._prefill()
-        steps = 0
+        steps, told = 0, time.perf_counter()
         while True:
             tokens = self._draw(logits, steps)
             if all(self.ended):
@@ -144,6 +151,9 @@ class _Decoding:
             tokens = self._drop_ended(tokens)
             logits = self._decode(tokens, scaling)
             steps += 1
+            if on_step is not None and time.perf_counter() - told >= _TELL_EVERY_SECONDS:
+                told = time.perf_counter()
+                on_step(steps, self.ended.count(False))
 
     def _prefill(self) -> torch.Tensor:
         """Logits after each row's prompt, `[rows, vocab]`."""

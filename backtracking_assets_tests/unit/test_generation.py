@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError, CheckpointError
 from backtracking_assets.experiment import Sampling
+from backtracking_assets.models import generation
 from backtracking_assets.models.checkpoint import inspect
 from backtracking_assets.models.generation import Batch, Request, generate
 from backtracking_assets.models.interventions import scaled
@@ -120,6 +121,26 @@ def test_firings_are_components_times_decode_steps_for_each_completion(loaded):
     batch = run(loaded, requests(loaded), DRAWN, INTERVENTION)
     assert [row.n_firings for row in batch.completions] == [2 * (len(row.token_ids) - 1) for row in batch.completions]
     assert len({len(row.token_ids) for row in batch.completions}) > 1
+
+
+def test_progress_is_told_while_a_chunk_runs_and_changes_nothing(loaded, monkeypatch):
+    monkeypatch.setattr(generation, "_TELL_EVERY_SECONDS", 0.0)
+    told: list[tuple[int, int]] = []
+    wanted = requests(loaded)
+    batch = generate(
+        loaded.model,
+        wanted,
+        DRAWN,
+        INTERVENTION,
+        stop_ids=loaded.stop_ids,
+        pad_id=loaded.pad_id,
+        on_step=lambda step, n_open: told.append((step, n_open)),
+    )
+    assert tokens(batch) == tokens(run(loaded, wanted, DRAWN, INTERVENTION))
+    assert [step for step, _ in told] == list(range(1, batch.decode_steps + 1))
+    still_open = [n_open for _, n_open in told]
+    assert still_open == sorted(still_open, reverse=True)
+    assert still_open[-1] >= 1
 
 
 def test_the_same_chunk_gives_the_same_tokens_again(loaded):
