@@ -10,8 +10,7 @@ from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.assets.contents import cells_digest, sweep_report
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.page_files import sweep_report_path
-from backtracking_assets.assets.pages import refresh_pages
+from backtracking_assets.assets.pages import refresh_pages, write_sweep_report
 from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells
 from backtracking_assets.errors import StorageError
@@ -20,9 +19,7 @@ from backtracking_assets.records import COMPARISONS, Cell
 from backtracking_assets.reporting.contents import SweepReport
 from backtracking_assets.reporting.figures import dose_response, subset_bars
 from backtracking_assets.reporting.style import to_png
-from backtracking_assets.reporting.sweep_report import render_sweep_report
 from backtracking_assets.storage.commits import write_comparisons
-from backtracking_assets.storage.durable import write_text_durably
 
 
 def sweep_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -132,9 +129,7 @@ def _phase2_report(experiment: Experiment) -> dg.AssetsDefinition:
     def phase2_report(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened = OpenExperiment(experiment)
         refreshed = refresh_pages(opened, context.run.run_id)
-        report = sweep_report(opened, context.run.run_id)
-        path = sweep_report_path(opened)
-        write_text_durably(path, render_sweep_report(report))
+        report, path = write_sweep_report(opened, context.run.run_id)
         done = sum(planned.status == "done" for planned in report.cells)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.cells_digest),

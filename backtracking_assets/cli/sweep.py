@@ -14,6 +14,7 @@ from backtracking_assets.assets.jobs import CELLS_JOB, STEPS
 from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
+from backtracking_assets.assets.pages import sweep_is_reported
 from backtracking_assets.assets.progress import Progress as CellProgress
 from backtracking_assets.assets.progress import listening
 from backtracking_assets.assets.sources import record_sources
@@ -70,7 +71,8 @@ def run_sweep(
                 if missing:
                     with _waiting_for_device(devices, opened, console) as device:
                         runner.run_cells(missing, device, signals, console)
-                runner.run_whole_sweep(step.sweep_jobs)
+                if missing or "make_report_phase2" not in step.sweep_jobs or not sweep_is_reported(opened):
+                    runner.run_whole_sweep(step.sweep_jobs)
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 _say_stopped(experiment, wanted, console)
                 return signals.exit_code()
