@@ -170,7 +170,7 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
         group_name=f"{experiment.name}_phase2",
         description="Rates with intervals clustered by problem, and the denominators they stand on.",
         kinds={"duckdb"},
-        code_version="1",
+        code_version=statistics_digest(experiment.statistics)[:12],
         check_specs=check_specs(experiment, "metrics"),
     )
     @readable_failures
