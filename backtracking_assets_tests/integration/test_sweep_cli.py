@@ -181,7 +181,10 @@ def test_other_statistics_make_cells_stale(tmp_path: Path, story: Story) -> None
     assert {cell["reason"] for cell in status["cells"]} == {"the statistics have changed"}
 
 
-def test_ctrl_c_keeps_finished_chunks_and_the_next_sweep_goes_on(tmp_path: Path, tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_keeps_finished_chunks_and_the_next_sweep_goes_on(
+    tmp_path: Path, tiny_checkpoint: Path, number: signal.Signals, code: int
+) -> None:
     study = make_study(tmp_path / "study", tiny_checkpoint)
     study.experiment(
         problems={"count": 5, "samples": 20}, sampling={"max_new_tokens": 40}, generation={"completions_per_chunk": 5}
@@ -194,9 +197,9 @@ def test_ctrl_c_keeps_finished_chunks_and_the_next_sweep_goes_on(tmp_path: Path,
         assert running.process.is_alive()
         time.sleep(0.02)
     assert running.process.pid is not None
-    os.kill(running.process.pid, signal.SIGINT)
+    os.kill(running.process.pid, number)
     stopped = running.wait()
-    assert stopped.code == 130
+    assert stopped.code == code
     assert "Stopped" in stopped.stdout
     assert "goes on with what is missing" in stopped.stdout
     assert "Traceback" not in stopped.stdout + stopped.stderr
