@@ -41,21 +41,16 @@ def planned_status(opened: OpenExperiment) -> list[CellStatus]:
     Raises:
         BacktrackingError: a source or the store cannot be read.
     """
+    metrics = queries.metrics(opened.layout).select(["layer_subset", "scale"]).to_pydict()
     facts = _Facts(
         rows={Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()},
         counts=queries.wanted_counts(opened.layout, list(opened.problems), opened.experiment.problems.samples),
-        measured_before={
-            Cell(*pair)
-            for pair in zip(*(queries.metrics(opened.layout)[name].to_pylist() for name in _CELL), strict=True)
-        },
+        measured_before={Cell(*pair) for pair in zip(metrics["layer_subset"], metrics["scale"], strict=True)},
         measured=measured_cells(opened),
         checks=checks_of(opened),
         baseline=current_baseline(opened),
     )
     return [_status(opened, cell, facts) for cell in opened.experiment.planned_cells()]
-
-
-_CELL = ("layer_subset", "scale")
 
 
 @dataclass(frozen=True)
