@@ -11,7 +11,6 @@ from backtracking_assets.errors import ExperimentError, did_you_mean
 from backtracking_assets.experiment import PROJECT_ROOT, Experiment
 
 EXPERIMENTS_DIR = PROJECT_ROOT / "data" / "experiments"
-DEFAULT_EXPERIMENT = "organism"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -39,8 +39,6 @@ class Generation:
     condition: Condition
     n_completions: int
     n_generated: int
-    tokens: int
-    seconds: float
     device: str | None
     """Where completions were generated now; None where all were there."""
 
@@ -96,7 +94,7 @@ def ensure_completions(
         clear_journal(layout, fingerprint)
     n_completions = _link(opened, cell, fingerprint, linked=work.generated == 0, run_id=run_id)
     made_on = device_name(device) if device is not None and work.generated else None
-    return Generation(condition, n_completions, work.generated, work.tokens, work.seconds, made_on)
+    return Generation(condition, n_completions, work.generated, made_on)
 
 
 def _seen(layout: StoreLayout, fingerprint: str) -> set[Key]:

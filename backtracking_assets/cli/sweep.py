@@ -54,14 +54,15 @@ def run_sweep(
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
     opened = OpenExperiment(experiment)
     opened.layout.prepare()
-    if wanted:
-        prompts(opened)  # an unfit tokenizer or template is refused here, once, and not by every cell
-    devices = devices_for(experiment.model.device)
+    statuses = {status.cell: status for status in planned_status(opened)}
+    missing = [cell for cell in wanted if statuses[cell].state != "done"]
+    if missing:
+        # What every cell would refuse is refused here, once. Both need torch, which a finished sweep never imports.
+        prompts(opened)
+        devices_for(experiment.model.device)
     with open_instance() as instance:
         record_sources(instance, opened)
         runner = _Runner(experiment, instance)
-        statuses = {status.cell: status for status in planned_status(opened)}
-        missing = [cell for cell in wanted if statuses[cell].state != "done"]
         console.print(
             f"{experiment.name}: {len(wanted)} cells of {experiment.completions_per_cell} completions, "
             f"{len(wanted) - len(missing)} done before, {len(missing)} to do."
@@ -69,7 +70,7 @@ def run_sweep(
         with watching_signals() as signals:
             try:
                 if missing:
-                    with _waiting_for_device(devices, opened, console) as device:
+                    with _waiting_for_device(experiment, console) as device:
                         runner.run_cells(missing, device, signals, console)
                 if missing or "make_report_phase2" not in step.sweep_jobs or not sweep_is_reported(opened):
                     runner.run_whole_sweep(step.sweep_jobs)
@@ -127,7 +128,9 @@ def _chosen(
 
 
 @contextmanager
-def _waiting_for_device(devices: Sequence[str], opened: OpenExperiment, console: Console) -> Iterator[str]:
+def _waiting_for_device(experiment: Experiment, console: Console) -> Iterator[str]:
+    devices = devices_for(experiment.model.device)
+
     def waiting(seconds: float) -> None:
         console.print(f"Waiting for {' or '.join(devices)}, taken by another process ({seconds:.0f} s so far).")
 
