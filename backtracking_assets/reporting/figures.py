@@ -54,7 +54,7 @@ def subset_bars(report: SweepReport, narrow: bool = False) -> Figure:
     """The primary measure and the strict rate of every targeted subset at the lowest scale, normally 0.
 
     Bars with intervals; the baseline is a line and a band, the random controls are circles under the bar of the subset
-    that they are matched to, crosses where they break the arithmetic.
+    that they are matched to, crosses where they make more wrong steps.
     """
     index = index_sweep(report)
     lowest = index.lowest_scale

@@ -162,13 +162,13 @@ def _control_cautions(index: SweepIndex, best: _Drop) -> list[str]:
         why = "have been measured yet" if planned else "are in the plan"
         return [f"No random controls matched to {name} {why}, so the drop cannot be called specific to these layers."]
     sentence = f"{plural(len(measured), 'random control')} matched to {name} gave {_span(index, [*measured.values()])}"
-    broken = [cell.layer_subset for cell in measured if index.breaks_arithmetic(cell)]
-    intact = [value for cell, value in measured.items() if not index.breaks_arithmetic(cell)]
-    if broken and intact:
-        verb = "breaks" if len(broken) == 1 else "break"
-        sentence += f", or {_span(index, intact)} without {join_names(broken)}, which {verb} the arithmetic itself"
-    elif broken:
-        sentence += " but break the arithmetic itself, so they are a poor comparison"
+    erring = [cell.layer_subset for cell in measured if index.errs_more(cell)]
+    intact = [value for cell, value in measured.items() if not index.errs_more(cell)]
+    if erring and intact:
+        verb = "makes" if len(erring) == 1 else "make"
+        sentence += f", or {_span(index, intact)} without {join_names(erring)}, which {verb} more wrong steps"
+    elif erring:
+        sentence += " but make more wrong steps, so they are a poor comparison"
     sentences = [f"{sentence}."]
     if len(measured) < len(planned):
         sentences.append(f"{len(planned) - len(measured)} more could not be measured yet.")
@@ -192,12 +192,13 @@ def _span(index: SweepIndex, values: Sequence[Measurement]) -> str:
 def _side_effects(index: SweepIndex, cell: Cell) -> list[str]:
     """What else the intervention changed, which could explain the drop."""
     sentences: list[str] = []
-    for metric, verb in (
-        ("wrong_step_share", "makes more wrong steps"),
-        ("degenerate_share", "degenerates more often"),
+    degenerates = lies_above(index.value(cell, "degenerate_share"), index.baseline("degenerate_share"))
+    for metric, verb, holds in (
+        ("wrong_step_share", "makes more wrong steps", index.errs_more(cell)),
+        ("degenerate_share", "degenerates more often", degenerates),
     ):
         measure, value, baseline = MEASURES[metric], index.value(cell, metric), index.baseline(metric)
-        if lies_above(value, baseline):
+        if holds:
             sentences.append(
                 f"{cell.layer_subset} also {verb} than the baseline: {format_measurement(value, measure)} against "
                 f"{format_measurement(baseline, measure)}."

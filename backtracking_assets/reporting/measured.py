@@ -159,8 +159,15 @@ class SweepIndex:
             and layer_subset in (None, planned.control_of)
         )
 
-    def breaks_arithmetic(self, cell: Cell) -> bool:
-        """Whether the cell's interval of the share of wrong steps lies wholly above the baseline's."""
+    def errs_more(self, cell: Cell) -> bool:
+        """Whether the cell makes more wrong steps than the baseline: the interval of the paired difference is above 0.
+
+        Paired, because the cell and the baseline answer the same problems with the same noise: that shows damage which
+        two intervals side by side would hide. Uncorrected, because a control is to be doubted rather than trusted.
+        """
+        paired = self.comparison(cell, "wrong_step_share")
+        if paired is not None and paired.low is not None:
+            return paired.low > 0
         return lies_above(self.value(cell, "wrong_step_share"), self.baseline("wrong_step_share"))
 
 

@@ -21,7 +21,7 @@ from backtracking_assets.reporting.tables import result_table
 
 @dataclass(frozen=True)
 class SubsetRow:
-    """One layer subset: what it scales, and whether it breaks the arithmetic at the lowest scale."""
+    """One layer subset: what it scales, and whether it makes more wrong steps at the lowest scale."""
 
     name: str
     components: str
@@ -131,8 +131,8 @@ def _subset_rows(report: SweepReport, index: SweepIndex) -> list[SubsetRow]:
         planned = min((p for p in report.cells if p.cell.layer_subset == name), key=lambda p: p.cell.scale)
         value = index.value(planned.cell, "wrong_step_share")
         notes = ["not measured"] if planned.status == "missing" else []
-        if index.breaks_arithmetic(planned.cell):
-            notes.append("breaks the arithmetic: more wrong steps than the baseline")
+        if index.errs_more(planned.cell):
+            notes.append("makes more wrong steps than the baseline")
         accuracy = index.comparison(planned.cell, "accuracy")
         if accuracy is not None and accuracy.high is not None and accuracy.high < 0:
             notes.append(f"accuracy differs by {format_difference(accuracy, MEASURES['accuracy'])}")

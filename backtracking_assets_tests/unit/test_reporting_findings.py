@@ -59,13 +59,32 @@ def test_without_a_measured_control_the_drop_is_not_called_specific(in_plan: boo
     assert "cannot be called specific" in cautions(report)
 
 
-def test_a_control_that_breaks_the_arithmetic_is_set_apart() -> None:
+def test_a_control_that_makes_more_wrong_steps_is_set_apart() -> None:
     second = Cell("random_2_of_attn_no_early", 0.0)
     values = dict(VALUES) | {second: (0.40, 0.9, 0.1, 0.70)}
     text = cautions(sweep_report(values))
-    assert "gave 0.40 to 0.56, or 0.56 without random_2_of_attn_no_early, which breaks the arithmetic itself" in text
-    assert index_sweep(sweep_report(values)).breaks_arithmetic(second)
-    assert not index_sweep(sweep_report(values)).breaks_arithmetic(Cell(CONTROL, 0.0))
+    assert "gave 0.40 to 0.56, or 0.56 without random_2_of_attn_no_early, which makes more wrong steps" in text
+    assert index_sweep(sweep_report(values)).errs_more(second)
+    assert not index_sweep(sweep_report(values)).errs_more(Cell(CONTROL, 0.0))
+
+
+def test_the_paired_difference_shows_damage_that_overlapping_intervals_hide() -> None:
+    control = Cell(CONTROL, 0.0)
+    frame = comparisons_frame()
+    of_control = (frame["layer_subset"] == CONTROL) & (frame["metric"] == "wrong_step_share")
+    frame.loc[of_control, ["difference", "low", "high"]] = [0.012, 0.0001, 0.024]
+    report = sweep_report(comparisons=frame)
+    assert index_sweep(report).errs_more(control)
+    assert "but make more wrong steps, so they are a poor comparison" in cautions(report)
+    frame.loc[of_control, "low"] = -0.0001
+    assert not index_sweep(sweep_report(comparisons=frame)).errs_more(control)
+
+
+def test_without_comparisons_the_intervals_decide() -> None:
+    values = dict(VALUES) | {Cell(CONTROL, 0.0): (0.40, 0.9, 0.1, 0.70)}
+    nothing_compared = sweep_report(values, comparisons=comparisons_frame({}))
+    assert index_sweep(nothing_compared).errs_more(Cell(CONTROL, 0.0))
+    assert not index_sweep(nothing_compared).errs_more(ABLATED)
 
 
 def test_a_subset_that_breaks_the_arithmetic_is_warned_of() -> None:

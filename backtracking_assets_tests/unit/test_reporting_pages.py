@@ -154,7 +154,7 @@ def test_controls_and_failed_checks_are_listed() -> None:
     failed = CheckOutcome("truncation", False, "warning", "41% ended at the cap.")
     cells = tuple(replace(c, checks=(failed,)) if c.cell == ABLATED else c for c in report.cells)
     text = Page(render_sweep_report(replace(report, cells=cells))).text
-    assert "breaks the arithmetic: more wrong steps than the baseline" in text
+    assert "makes more wrong steps than the baseline" in text
     assert "warning truncation : 41% ended at the cap." in text.replace("truncation:", "truncation :")
 
 
