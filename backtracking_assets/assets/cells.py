@@ -27,6 +27,7 @@ from backtracking_assets.assets.stored_cells import checks_of, current_baseline,
 from backtracking_assets.conditions import GENERATOR_VERSION, Condition, digest
 from backtracking_assets.execution.gpu_executor import GPU_POOL
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.fault_points import reached
 from backtracking_assets.partitions import LAYER_SUBSET, cell_of, grid_partitions
 from backtracking_assets.records import COMPLETIONS, DETECTIONS, METRICS, Cell
 from backtracking_assets.reporting.contents import CheckOutcome
@@ -96,6 +97,7 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
         completions = linked_cell(opened, cell).completions
         outcomes = generation_checks(experiment, made.condition, completions, _identity(opened, cell, made))
         write_checks(opened.layout, checks_table(cell, "generations", outcomes, context.run.run_id))
+        reached("checks written", str(cell))
         fail_on_errors(cell, outcomes)
         finish = completions["finish_reason"].value_counts().to_pylist()
         return dg.MaterializeResult(
@@ -139,6 +141,7 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
         stored = linked_cell(opened, cell)
         found = detect(stored.completions, opened.problems, experiment.detection, run_id=context.run.run_id)
         write_detections(opened.layout, found, cell=cell)
+        reached("detections written", str(cell))
         outcomes = detection_checks(experiment.checks, found)
         write_checks(opened.layout, checks_table(cell, "detections", outcomes, context.run.run_id))
         baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
@@ -187,6 +190,7 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
             run_id=context.run.run_id,
         )
         write_metrics(opened.layout, table)
+        reached("metrics written", str(cell))
         outcomes = metric_checks(experiment.checks, cell, table)
         write_checks(opened.layout, checks_table(cell, "metrics", outcomes, context.run.run_id))
         fail_on_errors(cell, outcomes)

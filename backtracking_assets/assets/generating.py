@@ -12,6 +12,7 @@ from backtracking_assets.assets.progress import OnProgress, Progress
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import ProblemFileError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
+from backtracking_assets.fault_points import reached
 from backtracking_assets.records import COMPLETIONS, Cell
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
@@ -92,7 +93,9 @@ def ensure_completions(
             commit_condition(layout, condition, run_id=run_id)
         # Only now, with archive and database both holding the rows, may the chunks go.
         clear_journal(layout, fingerprint)
-    n_completions = _link(opened, cell, fingerprint, linked=work.generated == 0, run_id=run_id)
+        reached("journal cleared", fingerprint)
+    n_completions = _link(opened, cell, fingerprint, run_id=run_id)
+    reached("cell linked", str(cell))
     made_on = device_name(device) if device is not None and work.generated else None
     return Generation(condition, n_completions, work.generated, made_on)
 
@@ -142,8 +145,10 @@ class _Work:
         for chunk in missing:
             loaded = loaded_model(self.opened, device)
             before = Progress(self.cell, done, total, self.generated, self.tokens, self.seconds)
+            reached("chunk started", chunk.chunk_id)
             batch = _generate_chunk(self.opened, loaded, self.condition, chunk, self._on_step(before))
             rows = _rows(self.opened, loaded, self.condition, chunk, batch)
+            reached("chunk generated", chunk.chunk_id)
             made_by = {"device": device_name(device), "run_id": self.run_id, "generated_at": datetime.now(UTC)}
             finish_chunk(layout, fingerprint, chunk, table_of([{**row, **made_by} for row in rows], COMPLETIONS))
             done += len(chunk.keys)
@@ -242,7 +247,7 @@ def _check_prompts(opened: OpenExperiment, fingerprint: str) -> None:
                 )
 
 
-def _link(opened: OpenExperiment, cell: Cell, fingerprint: str, *, linked: bool, run_id: str) -> int:
+def _link(opened: OpenExperiment, cell: Cell, fingerprint: str, *, run_id: str) -> int:
     write_problem_set(opened.layout, list(opened.problems.values()))
     subset = opened.experiment.all_subsets()[cell.layer_subset]
     control_of = opened.experiment.control_of(cell.layer_subset)
@@ -253,6 +258,5 @@ def _link(opened: OpenExperiment, cell: Cell, fingerprint: str, *, linked: bool,
         fingerprint=fingerprint,
         problem_set_digest=opened.problem_set_digest,
         n_samples=opened.experiment.problems.samples,
-        linked=linked,
         run_id=run_id,
     )

@@ -23,7 +23,7 @@ def write_cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[
     """
     version = detected_cell(opened, cell).page_version(current_baseline(opened))
     report, path = cell_report(opened, cell, run_id), report_path(opened, cell)
-    write_text_durably(path, stamped(render_cell_report(report), version))
+    write_text_durably(path, stamped(render_cell_report(report), version), "page")
     return report, path
 
 
@@ -46,7 +46,7 @@ def write_sweep_report(opened: OpenExperiment, run_id: str) -> tuple[SweepReport
         StorageError: the page cannot be written.
     """
     version, report, path = sweep_version(opened), sweep_report(opened, run_id), sweep_report_path(opened)
-    write_text_durably(path, stamped(render_sweep_report(report), version))
+    write_text_durably(path, stamped(render_sweep_report(report), version), "page")
     return report, path
 
 

@@ -15,6 +15,7 @@ from backtracking_assets.assets.presentation import column_schema, comparisons_t
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells
 from backtracking_assets.errors import StorageError
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.fault_points import reached
 from backtracking_assets.records import COMPARISONS, Cell
 from backtracking_assets.reporting.contents import SweepReport
 from backtracking_assets.reporting.figures import dose_response, subset_bars
@@ -72,6 +73,7 @@ def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
         family_size=family,
     )
     write_comparisons(opened.layout, table)
+    reached("comparisons written")
     return table
 
 

@@ -58,7 +58,7 @@ def compact(layout: StoreLayout, condition: Condition) -> int:
     merged = _merge(fingerprint, pa.concat_tables(tables))
     if present is None or merged.num_rows != present.num_rows:
         facts = {**_archive_facts(fingerprint), "condition": condition.canonical_json()}
-        write_parquet(merged, layout.archive_of(fingerprint), facts)
+        write_parquet(merged, layout.archive_of(fingerprint), facts, "archive")
     return merged.num_rows
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from backtracking_assets.conditions import Condition, digest, problem_set_digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.experiment import BASELINE_SCALE
+from backtracking_assets.fault_points import reached
 from backtracking_assets.records import Cell, Component, Problem
 from backtracking_assets.storage.archive import CONTENT_COLUMNS, read_archive
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
@@ -38,6 +39,7 @@ def commit_condition(layout: StoreLayout, condition: Condition, *, run_id: str, 
         if _loses_content(connection, fingerprint, completions):
             _remove_derived(connection, fingerprint)
         connection.execute("delete from completions where fingerprint = ?", [fingerprint])
+        reached("condition half replaced", fingerprint)
         insert_rows(connection, "completions", completions)
         connection.execute("delete from conditions where fingerprint = ?", [fingerprint])
         insert_rows(connection, "conditions", _condition_row(condition, completions, run_id))
@@ -51,13 +53,10 @@ def link_cell(
     fingerprint: str,
     problem_set_digest: str,
     n_samples: int,
-    linked: bool,
     run_id: str,
     wait: float = DEFAULT_WAIT,
 ) -> int:
     """Point a cell to a condition, a set of problems and the first `n_samples` samples of each; its completions.
-
-    `linked` says whether the condition's completions were there before this run.
 
     Raises:
         StorageError: the problem set is not stored, or a completion of the cell is missing.
@@ -84,7 +83,7 @@ def link_cell(
             )
         unchanged = connection.execute(
             """
-            select rules_digest from cells
+            select rules_digest, linked from cells
             where layer_subset = ? and scale = ? and fingerprint = ? and problem_set_digest = ? and n_samples = ?
             """,
             [cell.layer_subset, cell.scale, fingerprint, problem_set_digest, n_samples],
@@ -92,6 +91,8 @@ def link_cell(
         if not unchanged:
             remove_results(connection, cell)
         delete_cell_rows(connection, "cells", cell)
+        # By what the table says, not by what this run generated: a run that goes on after a crash says the same.
+        shared = count(connection, "select count(*) from cells where fingerprint = ?", [fingerprint]) > 0
         row = {
             "layer_subset": cell.layer_subset,
             "scale": cell.scale,
@@ -100,7 +101,7 @@ def link_cell(
             "n_samples": n_samples,
             "n_completions": n_completions,
             "rules_digest": unchanged[0] if unchanged else None,
-            "linked": linked,
+            "linked": unchanged[1] if unchanged else shared,
             "run_id": run_id,
             "committed_at": datetime.now(UTC),
         }

@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 
 from backtracking_assets.errors import StorageError
+from backtracking_assets.fault_points import reached
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import database_lock
@@ -60,7 +61,9 @@ def writing(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[duck
             connection.begin()
             try:
                 yield connection
+                reached("transaction open")
                 connection.commit()
+                reached("transaction committed")
             except BaseException:
                 # After a fatal error there is no transaction left to roll back; the first error is the one to show.
                 with suppress(duckdb.Error):
@@ -80,7 +83,7 @@ def _create(layout: StoreLayout) -> None:
             _create_tables(connection)
 
     try:
-        write_durably(layout.database, fill)
+        write_durably(layout.database, fill, "database")
     except duckdb.Error as error:
         raise StorageError(f"The database {layout.database} cannot be made: {_first_line(error)}.") from error
 

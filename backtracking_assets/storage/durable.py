@@ -6,15 +6,21 @@ import socket
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
 from backtracking_assets.errors import StorageError
+from backtracking_assets.fault_points import reached
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^@]+)@(?P<pid>\d+)\.[0-9a-f]{8}\.tmp(\.wal)?")
 
 
-def write_durably(path: Path, write: Callable[[Path], object]) -> None:
+Kind = Literal["plan", "chunk", "archive", "database", "page"]
+"""What a file is; names its fault points."""
+
+
+def write_durably(path: Path, write: Callable[[Path], object], kind: Kind | None = None) -> None:
     """Have `write` fill a temporary file in the same folder, then put that in the place of `path`.
 
     The file is flushed to the disk before it is renamed and the folder after it, so that a power cut leaves the old
@@ -30,7 +36,11 @@ def write_durably(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(temporary)
         _flush(temporary, os.O_RDWR)
+        if kind is not None:
+            reached(f"{kind} written", path.name)
         temporary.replace(path)
+        if kind is not None:
+            reached(f"{kind} in place", path.name)
         _flush(path.parent, os.O_RDONLY)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
@@ -38,14 +48,17 @@ def write_durably(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_text_durably(path: Path, text: str) -> None:
+def write_text_durably(path: Path, text: str, kind: Kind | None = None) -> None:
     """Write UTF-8 text as `write_durably` does, making the folder if there is none.
+
+    Temporary files that dead writers left in that folder are removed.
 
     Raises:
         StorageError: see `write_durably`.
     """
     make_folder(path.parent)
-    write_durably(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    remove_stale_temporaries(path.parent)
+    write_durably(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), kind)
 
 
 def make_folder(path: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from backtracking_assets.conditions import canonical_json, digest
 from backtracking_assets.errors import StorageError
+from backtracking_assets.fault_points import reached
 from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.chunks import Chunk, chunk_of, cut
 from backtracking_assets.storage.durable import make_folder, remove_stale_temporaries, write_text_durably
@@ -73,7 +74,8 @@ def finish_chunk(layout: StoreLayout, fingerprint: str, chunk: Chunk, completion
             raise StorageError(f"Chunk {chunk.chunk_id} was given rows with another {column}; nothing is kept.")
     path = layout.chunk_file(fingerprint, chunk.chunk_id)
     make_folder(path.parent)
-    write_parquet(table.take([rows[key] for key in chunk.keys]), path, _chunk_facts(fingerprint, chunk.chunk_id))
+    facts = _chunk_facts(fingerprint, chunk.chunk_id)
+    write_parquet(table.take([rows[key] for key in chunk.keys]), path, facts, "chunk")
     return path
 
 
@@ -109,6 +111,7 @@ def clear_journal(layout: StoreLayout, fingerprint: str) -> None:
     # The plan goes last: without it, chunks that an interruption leaves would be planned around.
     for path in (*sorted(folder.glob("*.parquet")), layout.plan_of(fingerprint)):
         path.unlink(missing_ok=True)
+        reached("journal half cleared", path.name)
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -173,4 +176,4 @@ def _write_plan(layout: StoreLayout, fingerprint: str, chunks: list[Chunk]) -> N
         "chunks": [chunk.keys for chunk in chunks],
     }
     text = canonical_json({**content, "sha256": digest(content)})
-    write_text_durably(layout.plan_of(fingerprint), text)
+    write_text_durably(layout.plan_of(fingerprint), text, "plan")

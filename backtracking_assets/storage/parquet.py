@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from backtracking_assets.errors import StorageError
 from backtracking_assets.storage.checksum import content_sha256
-from backtracking_assets.storage.durable import write_durably
+from backtracking_assets.storage.durable import Kind, write_durably
 from backtracking_assets.storage.rows import conform
 
 _PREFIX = "backtracking."
@@ -33,7 +33,7 @@ class DamagedFileError(StorageError):
         self.reason = reason
 
 
-def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str]) -> None:
+def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str], kind: Kind | None = None) -> None:
     """Write the table durably, with the metadata and a checksum. The same table and metadata give the same bytes.
 
     Raises:
@@ -51,6 +51,7 @@ def write_parquet(table: pa.Table, path: Path, metadata: Mapping[str, str]) -> N
         lambda temporary: pq.write_table(
             marked, temporary, compression="zstd", write_statistics=False, write_page_checksum=True
         ),
+        kind,
     )
 
 

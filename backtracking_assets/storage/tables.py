@@ -25,7 +25,7 @@ CELLS = _schema(
     ("n_samples", _INT32, False),
     ("n_completions", _INT64, False),
     ("rules_digest", _STRING, True),  # NULL until the cell's completions are read by detection rules
-    ("linked", _BOOL, False),  # the condition's completions were there already
+    ("linked", _BOOL, False),  # another cell was linked to the condition before
     ("run_id", _STRING, False),
     ("committed_at", _TIME, False),
 )

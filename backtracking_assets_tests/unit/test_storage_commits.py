@@ -63,7 +63,6 @@ def link(layout: StoreLayout, cell: Cell, n_problems: int = 2, n_samples: int = 
         fingerprint=of.fingerprint,
         problem_set_digest=digest,
         n_samples=n_samples,
-        linked=False,
         run_id="run-1",
     )
     return digest
@@ -224,10 +223,19 @@ def test_a_cell_that_lacks_a_completion_or_its_problems_is_not_linked(layout: St
             fingerprint=LESS.fingerprint,
             problem_set_digest="0" * 64,
             n_samples=2,
-            linked=False,
             run_id="run-1",
         )
     assert queries.cells(layout).num_rows == 0
+
+
+def test_only_the_first_cell_of_a_condition_is_not_linked(layout: StoreLayout) -> None:
+    """Whichever run commits it, and however often: a run that goes on after a crash says the same."""
+    generate(layout, BASE, keys(2, 2))
+    first, second = Cell("attn_1", 1.0), Cell("both_0", 1.0)
+    for cell in (first, first, second, first, second):
+        link(layout, cell)
+    rows = {row["layer_subset"]: row["linked"] for row in queries.cells(layout).to_pylist()}
+    assert rows == {"attn_1": False, "both_0": True}
 
 
 def test_linking_again_keeps_results_and_fewer_samples_remove_them(study: StoreLayout) -> None:

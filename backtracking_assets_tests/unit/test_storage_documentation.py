@@ -59,7 +59,6 @@ def _link(layout: StoreLayout, cell: Cell, fingerprint: str, digest: str) -> Non
         fingerprint=fingerprint,
         problem_set_digest=digest,
         n_samples=2,
-        linked=False,
         run_id="run-1",
     )
 
