@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backtracking_assets.errors import StorageError
+from backtracking_assets.records import Cell
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -56,6 +57,10 @@ class StoreLayout:
 
     def generation_lock_of(self, fingerprint: str) -> Path:
         return self.locks / f"{_checked(fingerprint)}.lock"
+
+    def turn_of(self, cell: Cell) -> Path:
+        """Lock file of a cell that a sweep is at work on."""
+        return self.locks / f"{cell.layer_subset}_at_{cell.scale!r}.turn"
 
     @property
     def database_lock(self) -> Path:

@@ -1,0 +1,105 @@
+"""Sharing cells between sweeps: each is worked on by one sweep at a time, whichever comes to it first."""
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from backtracking_assets.errors import StorageError
+from backtracking_assets.records import Cell
+from backtracking_assets.storage.layout import StoreLayout
+
+_POLL_SECONDS = 0.2
+_ME = f"{os.getpid()}-{uuid.uuid4().hex}"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A cell that this process may work on until it asks for the next one."""
+
+    cell: Cell
+    visited: bool
+    """Whether another sweep has worked on it since `visitors` was asked, so that it may be done by now."""
+
+
+Visitors = Mapping[Cell, str | None]
+
+
+def visitors(layout: StoreLayout, cells: Iterable[Cell]) -> Visitors:
+    """Which sweep was the last to work on each cell. Ask before looking up which cells are done."""
+    return {cell: _last_visitor(layout.turn_of(cell)) for cell in cells}
+
+
+def in_turn(
+    layout: StoreLayout,
+    cells: Sequence[Cell],
+    before: Visitors,
+    *,
+    comes_first: Callable[[Cell], bool] = lambda cell: False,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[Turn]:
+    """Each of the cells once, held against other sweeps until the next is asked for.
+
+    Cells that another sweep is at work on come last, so that several sweeps share what is to be done. The locks are
+    released by the kernel when a process dies, so the next one finds the cell free.
+
+    Args:
+        before: what `visitors` said before it was looked up that these cells are to be done.
+        comes_first: cells before which no other one is handed out; their turn is waited for.
+        on_wait: called now and then while all cells that are left are being worked on.
+
+    Raises:
+        StorageError: a lock cannot be taken.
+    """
+    left = list(cells)
+    while left:
+        candidates = [cell for cell in left if comes_first(cell)] or left
+        taken = next(((cell, lock) for cell in candidates if (lock := _try(layout.turn_of(cell))) is not None), None)
+        if taken is None:
+            on_wait()
+            time.sleep(_POLL_SECONDS)
+            continue
+        cell, lock = taken
+        try:
+            left.remove(cell)
+            visited = _last_visitor(layout.turn_of(cell)) != before[cell]
+            _sign(layout.turn_of(cell))
+            yield Turn(cell, visited)
+        finally:
+            lock.release()
+
+
+def _try(path: Path) -> FileLock | None:
+    """The lock, if nobody holds it."""
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise StorageError(f"The lock {path} cannot be taken: {error.strerror or error}.") from error
+    return lock
+
+
+def _visitors(path: Path) -> Path:
+    # Beside the lock: releases of filelock before 4 empty the lock file whenever they open it.
+    return path.with_suffix(".visitor")
+
+
+def _last_visitor(path: Path) -> str | None:
+    try:
+        return _visitors(path).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _sign(path: Path) -> None:
+    try:
+        _visitors(path).write_text(_ME, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{_visitors(path)} cannot be written: {error.strerror or error}.") from error
