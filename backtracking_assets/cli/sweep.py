@@ -1,5 +1,6 @@
 """`backtracking sweep` and `report`: cells one after another in one process, with the model loaded once."""
 
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -173,14 +174,16 @@ class _Runner:
 
     def _run(self, name: str, cell: Cell | None, device: str | None) -> None:
         # The tag lists the run under its job in the UI, where the code location has the experiment's name.
+        run_id = str(uuid.uuid4())
         tags = {
-            **process_tags(device),
+            **process_tags(run_id, device),
             ".dagster/repository": f"__repository__@{self.experiment.name}",
             # Should this process die, the next sweep does what is missing; a daemon must not do it as well.
             "dagster/max_retries": "0",
         }
         result = self._definitions.resolve_job_def(name).execute_in_process(
             instance=self.instance,
+            run_id=run_id,
             partition_key=None if cell is None else cell_key(cell),
             tags=tags,
             run_config=_QUIET,

@@ -7,7 +7,12 @@ import dagster as dg
 
 from backtracking_assets.execution.run_tags import PID_TAG, is_dead
 
-_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,  # as runs of `sweep` are for a moment, tagged already
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -18,7 +23,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     ended = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        if is_dead(run.tags):
+        if is_dead(run.run_id, run.tags):
             instance.report_run_failed(
                 run, message=f"Process {run.tags[PID_TAG]} is gone. Its finished chunks are safe; run the cell again."
             )

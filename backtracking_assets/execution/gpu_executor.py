@@ -28,7 +28,7 @@ class _LeasingExecutor(dg.Executor):
         run, instance, log = plan_context.dagster_run, plan_context.instance, plan_context.log
         steps = [execution_plan.get_step_by_key(key) for key in execution_plan.step_keys_to_execute]
         if not any(step.pool == GPU_POOL for step in steps):
-            instance.add_run_tags(run.run_id, process_tags())
+            instance.add_run_tags(run.run_id, process_tags(run.run_id))
             yield from self._inner.execute(plan_context, execution_plan)
             return
         devices = devices_for(self._wanted_device)
@@ -43,9 +43,9 @@ class _LeasingExecutor(dg.Executor):
                 raise dg.DagsterExecutionInterruptedError("terminated while waiting for a device")
 
         # Tagged before the wait as well: a run that dies while it waits must be recognizable.
-        instance.add_run_tags(run.run_id, process_tags())
+        instance.add_run_tags(run.run_id, process_tags(run.run_id))
         with leased_device(devices, self._locks_dir, on_wait=waiting) as device:
-            instance.add_run_tags(run.run_id, process_tags(device))
+            instance.add_run_tags(run.run_id, process_tags(run.run_id, device))
             log.info(f"Generating on {device}.")
             yield from self._inner.execute(plan_context, execution_plan)
 

@@ -9,15 +9,17 @@ import psutil
 
 HOST_TAG = "backtracking/host"
 PID_TAG = "backtracking/pid"
+RUN_TAG = "backtracking/run"
+"""The run that a process tagged: a retry inherits its parent's tags, and must not be taken for the dead parent."""
 STARTED_TAG = "backtracking/process_started"
 DEVICE_TAG = "backtracking/device"
 
 
-def process_tags(device: str | None = None) -> dict[str, str]:
-    """Host, process id and start of this process, and the device it holds."""
+def process_tags(run_id: str, device: str | None = None) -> dict[str, str]:
+    """Host, process id and start of this process, which carries the run, and the device it holds."""
     started = process_start(os.getpid())
     assert started is not None
-    tags = {HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid()), STARTED_TAG: started}
+    tags = {HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid()), STARTED_TAG: started, RUN_TAG: run_id}
     if device is not None:
         tags[DEVICE_TAG] = device
     return tags
@@ -42,11 +44,13 @@ def process_start(pid: int) -> str | None:
         return None
 
 
-def is_dead(tags: Mapping[str, str]) -> bool:
+def is_dead(run_id: str, tags: Mapping[str, str]) -> bool:
     """Whether the process that tagged a run is known to be gone.
 
-    False for a run without these tags and for one of another host: nothing is known of those.
+    False for a run without tags of its own and for one of another host: nothing is known of those.
     """
-    if tags.get(HOST_TAG) != socket.gethostname() or PID_TAG not in tags or STARTED_TAG not in tags:
+    if tags.get(RUN_TAG) != run_id or tags.get(HOST_TAG) != socket.gethostname():
+        return False
+    if PID_TAG not in tags or STARTED_TAG not in tags:
         return False
     return process_start(int(tags[PID_TAG])) != tags[STARTED_TAG]

@@ -157,7 +157,7 @@ def test_a_run_that_generates_says_which_process_carries_it_on_which_device(stud
         run = _execute(instance, cells_job, CELL)
     assert run.tags[HOST_TAG] == socket.gethostname()
     assert run.tags[PID_TAG] == str(os.getpid())
-    assert run.tags[STARTED_TAG] == process_tags()[STARTED_TAG]
+    assert run.tags[STARTED_TAG] == process_tags(run.run_id)[STARTED_TAG]
     assert run.tags[DEVICE_TAG] == "cpu"
     # Given back: a second lease of another process would not wait.
     held, release = study.home / "held", study.home / "release"

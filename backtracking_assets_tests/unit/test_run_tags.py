@@ -5,13 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from backtracking_assets.execution.dead_runs import end_dead_runs
-from backtracking_assets.execution.run_tags import HOST_TAG, PID_TAG, STARTED_TAG, is_dead, process_start, process_tags
+from backtracking_assets.execution.run_tags import (
+    HOST_TAG,
+    PID_TAG,
+    RUN_TAG,
+    STARTED_TAG,
+    is_dead,
+    process_start,
+    process_tags,
+)
 
 
 @pytest.fixture
@@ -25,42 +34,45 @@ def sleeper():
 def tags_of(pid: int) -> dict[str, str]:
     started = process_start(pid)
     assert started is not None
-    return {**process_tags(), PID_TAG: str(pid), STARTED_TAG: started}
+    return {**process_tags("run"), PID_TAG: str(pid), STARTED_TAG: started}
 
 
 def test_this_process_lives_and_keeps_its_start():
-    tags = process_tags("cpu")
-    assert not is_dead(tags)
-    assert tags[STARTED_TAG] == process_tags()[STARTED_TAG]
+    tags = process_tags("run", "cpu")
+    assert not is_dead("run", tags)
+    assert tags[STARTED_TAG] == process_tags("run")[STARTED_TAG]
     assert tags["backtracking/device"] == "cpu"
 
 
 def test_a_killed_process_is_dead_even_before_its_parent_has_noticed(sleeper):
     tags = tags_of(sleeper.pid)
-    assert not is_dead(tags)
+    assert not is_dead("run", tags)
     os.kill(sleeper.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while not is_dead(tags) and time.monotonic() < deadline:
+    while not is_dead("run", tags) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert sleeper.returncode is None, "the parent has not waited: the process is a zombie"
-    assert is_dead(tags)
+    assert is_dead("run", tags)
 
 
 def test_another_process_with_the_same_id_is_not_taken_for_the_first(sleeper):
-    assert is_dead({**tags_of(sleeper.pid), STARTED_TAG: "another-boot:1"})
+    assert is_dead("run", {**tags_of(sleeper.pid), STARTED_TAG: "another-boot:1"})
 
 
 def test_nothing_is_known_of_other_hosts_and_of_untagged_runs():
-    dead = {**process_tags(), PID_TAG: "4194304", STARTED_TAG: "x"}
-    assert is_dead(dead)
-    assert not is_dead({**dead, HOST_TAG: "elsewhere"})
-    assert not is_dead({})
+    dead = {**process_tags("run"), PID_TAG: "4194304", STARTED_TAG: "x"}
+    assert is_dead("run", dead)
+    assert not is_dead("run", {**dead, HOST_TAG: "elsewhere"})
+    assert not is_dead("run", {})
+
+
+def test_a_retry_is_not_taken_for_the_dead_run_whose_tags_it_inherits():
+    assert not is_dead("retry", {**process_tags("run"), PID_TAG: "4194304", STARTED_TAG: "x"})
 
 
 def test_only_unfinished_runs_of_dead_processes_are_ended(tmp_path: Path, sleeper):
     home = tmp_path / "instance"
     home.mkdir()
-    dead = {**process_tags(), PID_TAG: "4194304", STARTED_TAG: "x"}
 
     @dg.op
     def nothing() -> None: ...
@@ -69,22 +81,32 @@ def test_only_unfinished_runs_of_dead_processes_are_ended(tmp_path: Path, sleepe
     def idle() -> None:
         nothing()
 
+    def run_id(name: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+
+    def make(instance: dg.DagsterInstance, name: str, status: str, tags: dict[str, str]) -> None:
+        instance.create_run_for_job(idle, run_id=run_id(name), status=dg.DagsterRunStatus[status], tags=tags)
+
+    def of_the_dead(name: str) -> dict[str, str]:
+        return {**process_tags(run_id(name)), PID_TAG: "4194304", STARTED_TAG: "x"}
+
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        made = {
-            "dead": instance.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED, tags=dead),
-            "live": instance.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED, tags=tags_of(sleeper.pid)),
-            "done": instance.create_run_for_job(idle, status=dg.DagsterRunStatus.SUCCESS, tags=dead),
-            "waiting": instance.create_run_for_job(idle, status=dg.DagsterRunStatus.NOT_STARTED, tags=dead),
-            "bare": instance.create_run_for_job(idle, status=dg.DagsterRunStatus.STARTED),
-        }
-        assert end_dead_runs(instance) == [made["dead"].run_id]
+        for name, status in (("dead", "STARTED"), ("dead-early", "NOT_STARTED"), ("done", "SUCCESS")):
+            make(instance, name, status, of_the_dead(name))
+        make(instance, "live", "STARTED", {**tags_of(sleeper.pid), RUN_TAG: run_id("live")})
+        make(instance, "retry", "STARTING", of_the_dead("dead"))
+        make(instance, "bare", "STARTED", {})
+        make(instance, "waiting", "NOT_STARTED", {})
+        assert sorted(end_dead_runs(instance)) == sorted(map(run_id, ("dead", "dead-early")))
         by_id = {run.run_id: run.status.value for run in instance.get_runs()}
-        statuses = {name: by_id[run.run_id] for name, run in made.items()}
         assert end_dead_runs(instance) == []
-    assert statuses == {
+    statuses = {
         "dead": "FAILURE",
-        "live": "STARTED",
+        "dead-early": "FAILURE",
         "done": "SUCCESS",
-        "waiting": "NOT_STARTED",
+        "live": "STARTED",
+        "retry": "STARTING",
         "bare": "STARTED",
+        "waiting": "NOT_STARTED",
     }
+    assert by_id == {run_id(name): status for name, status in statuses.items()}
