@@ -13,6 +13,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import has_version, report_path, sweep_report_path
 from backtracking_assets.assets.pages import sweep_version
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.storage.archive import archived_fingerprints, read_archive
 from backtracking_assets.storage.database import reading
@@ -40,14 +41,17 @@ class Outcome:
 
 def outcome(study: Study) -> Outcome:
     """Read everything that a study's sweep has left."""
-    layout = study.layout
     with study.active():
-        opened = OpenExperiment(load_experiment(study.file))
-        cells = current_cells(opened, opened.experiment.planned_cells())
-        baseline = current_baseline(opened)
-        pages = {str(c.cell) for c in cells if has_version(report_path(opened, c.cell), c.page_version(baseline))}
-        if has_version(sweep_report_path(opened), sweep_version(opened)):
-            pages.add("the sweep")
+        return outcome_of(load_experiment(study.file), study.layout)
+
+
+def outcome_of(experiment: Experiment, layout: StoreLayout) -> Outcome:
+    """The same of any experiment, with the environment that its sweep ran in."""
+    opened = OpenExperiment(experiment)
+    cells, baseline = current_cells(opened, experiment.planned_cells()), current_baseline(opened)
+    pages = {str(c.cell) for c in cells if has_version(report_path(opened, c.cell), c.page_version(baseline))}
+    if has_version(sweep_report_path(opened), sweep_version(opened)):
+        pages.add("the sweep")
     return Outcome(
         tables={name: _table(layout, name) for name in TABLES},
         archives={name: _comparable(read_archive(layout, name)) for name in archived_fingerprints(layout)},
@@ -76,8 +80,14 @@ def generated_again(log: Path) -> int:
 
 def unfinished_runs(study: Study) -> list[str]:
     """Runs that Dagster believes to be going on, and pool slots that are taken, when nothing runs any more."""
+    with study.active():
+        return unfinished_runs_of()
+
+
+def unfinished_runs_of() -> list[str]:
+    """The same of Dagster's instance in `DAGSTER_HOME`."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in _ENDED]
-    with study.active(), dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance:
         runs = [run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=unfinished))]
         log = instance.event_log_storage
         slots = [pool for pool in log.get_concurrency_keys() if log.get_concurrency_info(pool).active_slot_count]
