@@ -129,11 +129,13 @@ COMPARISONS = _schema(
     ("baseline_fingerprint", _STRING, False),
     ("problem_set_digest", _STRING, False),
     ("rules_digest", _STRING, False),
+    ("statistics_digest", _STRING, False),  # how differences, intervals and p-values were computed
     ("difference", _DOUBLE, True),  # this cell minus the baseline, in the measure's unit
     ("low", _DOUBLE, True),
     ("high", _DOUBLE, True),
     ("p_value", _DOUBLE, True),
     ("p_holm", _DOUBLE, True),  # corrected over the plan's comparisons of the same metric
+    ("n_comparisons", _INT64, False),  # how many those are, planned ones that are not there yet included
     ("n_pairs", _INT64, False),
     ("n_problems", _INT64, False),
     ("method", _STRING, False),

@@ -7,6 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
+from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.statistics import holm, paired_difference
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment import Statistics
@@ -54,6 +55,7 @@ def compare_cells(
                 "baseline_fingerprint": reference["fingerprint"].iloc[0],
                 "problem_set_digest": problem_set_digest,
                 "rules_digest": frame["rules_digest"].iloc[0],
+                "statistics_digest": statistics_digest(statistics),
                 "run_id": run_id,
                 **_difference(measure, frame, reference, statistics),
             }
@@ -66,6 +68,7 @@ def compare_cells(
         corrected_values = holm([row["p_value"] for row in family] + [1.0] * missing)
         for row, corrected in zip(family, corrected_values, strict=False):
             row["p_holm"] = corrected
+            row["n_comparisons"] = len(family) + missing
     return pa.Table.from_pylist(rows, schema=COMPARISONS)
 
 

@@ -32,9 +32,14 @@ STEP_COLUMNS = (
 )
 
 
+def rules_document(rules: Detection) -> dict[str, Any]:
+    """The rules and the version of the code that applies them, as JSON values."""
+    return {"version": DETECTION_VERSION, "rules": rules.model_dump(mode="json")}
+
+
 def rules_digest(rules: Detection) -> str:
-    """Hexadecimal sha256 of the rules and of the version of the code that applies them."""
-    return conditions.digest({"version": DETECTION_VERSION, "rules": rules.model_dump(mode="json")})
+    """Hexadecimal sha256 of `rules_document`."""
+    return conditions.digest(rules_document(rules))
 
 
 def detect(completions: pa.Table, problems: Mapping[str, Problem], rules: Detection, *, run_id: str) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,14 @@ METRICS_VERSION = "1"
 """Raised whenever a change of this package changes an estimate or an interval."""
 
 
+def statistics_document(statistics: Statistics) -> dict[str, Any]:
+    """The settings and the version of the code that applies them, as JSON values."""
+    return {"version": METRICS_VERSION, "statistics": statistics.model_dump(mode="json")}
+
+
 def statistics_digest(statistics: Statistics) -> str:
-    """Hexadecimal sha256 of the settings and of the version of the code that applies them."""
-    return conditions.digest({"version": METRICS_VERSION, "statistics": statistics.model_dump(mode="json")})
+    """Hexadecimal sha256 of `statistics_document`."""
+    return conditions.digest(statistics_document(statistics))
 
 
 def cell_metrics(

@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from backtracking_assets.analysis.detection import detect, rules_digest
-from backtracking_assets.analysis.metrics import cell_metrics, statistics_digest
+from backtracking_assets.analysis.detection import detect, rules_digest, rules_document
+from backtracking_assets.analysis.metrics import cell_metrics, statistics_digest, statistics_document
 from backtracking_assets.assets.checks import (
     check_results,
     check_specs,
@@ -23,7 +23,13 @@ from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.presentation import column_schema, examples_md, metrics_table, png_figure
 from backtracking_assets.assets.progress import Progress, tell
 from backtracking_assets.assets.provenance import commit, tokens_per_second
-from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
+from backtracking_assets.assets.stored_cells import (
+    checks_of,
+    current_baseline,
+    detected_cell,
+    figures_version,
+    linked_cell,
+)
 from backtracking_assets.conditions import GENERATOR_VERSION, Condition, digest
 from backtracking_assets.execution.gpu_executor import GPU_POOL
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
@@ -140,7 +146,7 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
         opened, cell = OpenExperiment(experiment), _cell(context)
         stored = linked_cell(opened, cell)
         found = detect(stored.completions, opened.problems, experiment.detection, run_id=context.run.run_id)
-        write_detections(opened.layout, found, cell=cell)
+        write_detections(opened.layout, found, cell=cell, rules=rules_document(experiment.detection))
         reached("detections written", str(cell))
         outcomes = detection_checks(experiment.checks, found)
         write_checks(opened.layout, checks_table(cell, "detections", outcomes, context.run.run_id))
@@ -189,7 +195,7 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
             statistics=experiment.statistics,
             run_id=context.run.run_id,
         )
-        write_metrics(opened.layout, table)
+        write_metrics(opened.layout, table, statistics=statistics_document(experiment.statistics))
         reached("metrics written", str(cell))
         outcomes = metric_checks(experiment.checks, cell, table)
         write_checks(opened.layout, checks_table(cell, "metrics", outcomes, context.run.run_id))
@@ -197,7 +203,7 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
         rows = table.to_pylist()
         estimates = {f"{row['metric']}": row["estimate"] for row in rows if row["estimate"] is not None}
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(digest([stored.version(), statistics_digest(experiment.statistics)])),
+            data_version=dg.DataVersion(figures_version(stored)),
             check_results=check_results(outcomes),
             metadata={
                 "dagster/row_count": len(rows),

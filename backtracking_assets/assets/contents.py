@@ -18,7 +18,7 @@ from backtracking_assets.assets.stored_cells import (
     detected_cell,
     metrics_of,
 )
-from backtracking_assets.conditions import digest
+from backtracking_assets.assets.sweep_status import cells_digest
 from backtracking_assets.experiment import BASELINE_SCALE, Detection, Experiment, scale_key
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import (
@@ -71,6 +71,7 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         fingerprint=stored.fingerprint,
         condition=opened.condition(cell).model_dump(mode="json"),
         problem_set_digest=stored.problem_set_digest,
+        version=stored.page_version(current_baseline(opened)),
         primary_measure=primary_measure(experiment),
         metrics=metrics_of(opened, cell).to_pandas(),
         baseline_metrics=None if baseline is None else metrics_of(opened, baseline.cell).to_pandas(),
@@ -101,11 +102,6 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         cells_digest=cells_digest(stored),
         provenance=provenance(experiment, _all_completions(stored), run_id),
     )
-
-
-def cells_digest(stored: Sequence[StoredCell]) -> str:
-    """Digest of the cells that whole-sweep figures are made from."""
-    return digest(sorted([str(cell.cell), cell.version()] for cell in stored))
 
 
 def examples(stored: StoredCell, baseline: StoredCell | None) -> tuple[Example, ...]:

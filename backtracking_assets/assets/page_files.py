@@ -1,13 +1,19 @@
 """Files of the pages, and the version that is stamped on each."""
 
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.conditions import canonical_json
 from backtracking_assets.experiment import scale_key
 from backtracking_assets.records import Cell
 
 _STAMP = "<!-- version {version} -->"
 _STAMP_BYTES = 200
+_CELLS = "<!-- cells {cells} -->"
+_FIND_CELLS = re.compile(r"<!-- cells (\{[^<>]*\}) -->\s*\Z")
 
 
 def report_path(opened: OpenExperiment, cell: Cell) -> Path:
@@ -20,10 +26,14 @@ def sweep_report_path(opened: OpenExperiment) -> Path:
     return opened.layout.reports / "phase2_report.html"
 
 
-def stamped(page: str, version: str) -> str:
-    """The page with its version in a comment after the document type."""
+def stamped(page: str, version: str, cells: Mapping[str, str] | None = None) -> str:
+    """The page with its version in a comment after the document type, and the cells that it shows in one at its end.
+
+    `cells` gives the version of each cell's figures by its name.
+    """
     doctype, separator, rest = page.partition("\n")
-    return f"{doctype}{separator}{_STAMP.format(version=version)}\n{rest}"
+    marked = f"{doctype}{separator}{_STAMP.format(version=version)}\n{rest}"
+    return marked if cells is None else f"{marked.rstrip()}\n{_CELLS.format(cells=canonical_json(dict(cells)))}\n"
 
 
 def has_version(path: Path, version: str) -> bool:
@@ -33,3 +43,17 @@ def has_version(path: Path, version: str) -> bool:
             return _STAMP.format(version=version).encode() in file.read(_STAMP_BYTES)
     except OSError:
         return False
+
+
+def cells_shown(path: Path) -> dict[str, str] | None:
+    """The cells that a page says it was made from; none where it does not say, None where there is no page."""
+    try:
+        page = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = _FIND_CELLS.search(page)
+    try:
+        cells = json.loads(found[1]) if found else {}
+    except ValueError:
+        return {}
+    return {name: str(version) for name, version in cells.items()}

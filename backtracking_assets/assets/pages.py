@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from backtracking_assets.analysis.metrics import statistics_digest
-from backtracking_assets.assets.contents import cell_report, cells_digest, sweep_report
+from backtracking_assets.assets.contents import cell_report, sweep_report
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import has_version, report_path, stamped, sweep_report_path
-from backtracking_assets.assets.stored_cells import current_baseline, current_cells, detected_cell, measured_cells
-from backtracking_assets.conditions import digest
+from backtracking_assets.assets.stored_cells import current_baseline, current_cells, measured_cells
+from backtracking_assets.assets.sweep_status import sweep_status
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.cell_report import render_cell_report
 from backtracking_assets.reporting.contents import CellReport, SweepReport
@@ -21,22 +20,19 @@ def write_cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[
     Raises:
         StorageError: the cell is not there or not current, or the page cannot be written.
     """
-    version = detected_cell(opened, cell).page_version(current_baseline(opened))
     report, path = cell_report(opened, cell, run_id), report_path(opened, cell)
-    write_text_durably(path, stamped(render_cell_report(report), version), "page")
+    write_text_durably(path, stamped(render_cell_report(report), report.version), "page")
     return report, path
 
 
 def sweep_version(opened: OpenExperiment) -> str:
-    """What the sweep's page shows: the cells that are there, of those that are planned, and the statistics."""
-    planned = opened.experiment.planned_cells()
-    there = cells_digest(current_cells(opened, planned))
-    return digest([there, [str(cell) for cell in planned], statistics_digest(opened.experiment.statistics)])
+    """What the sweep's page shows: the cells that are done, of those that are planned, and which are compared."""
+    return sweep_status(opened).page_version
 
 
 def sweep_is_reported(opened: OpenExperiment) -> bool:
-    """Whether the sweep's page is there and shows what the store holds."""
-    return has_version(sweep_report_path(opened), sweep_version(opened))
+    """Whether comparisons and the sweep's page are there and show what the store holds."""
+    return sweep_status(opened).is_reported
 
 
 def write_sweep_report(opened: OpenExperiment, run_id: str) -> tuple[SweepReport, Path]:
@@ -45,8 +41,8 @@ def write_sweep_report(opened: OpenExperiment, run_id: str) -> tuple[SweepReport
     Raises:
         StorageError: the page cannot be written.
     """
-    version, report, path = sweep_version(opened), sweep_report(opened, run_id), sweep_report_path(opened)
-    write_text_durably(path, stamped(render_sweep_report(report), version), "page")
+    status, report, path = sweep_status(opened), sweep_report(opened, run_id), sweep_report_path(opened)
+    write_text_durably(path, stamped(render_sweep_report(report), status.page_version, status.shown), "page")
     return report, path
 
 

@@ -3,23 +3,36 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from backtracking_assets.analysis.detection import rules_document
+from backtracking_assets.analysis.metrics import statistics_digest, statistics_document
+from backtracking_assets.assets.changes import (
+    changed_texts,
+    condition_changes,
+    problem_changes,
+    rules_changes,
+    statistics_changes,
+)
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import has_version, report_path
 from backtracking_assets.assets.stored_cells import (
     StoredCell,
-    checks_of,
-    current_baseline,
+    baseline_among,
     failed,
-    measured_cells,
+    figures_version,
+    outcomes_by_cell,
     stored_row,
 )
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
-from backtracking_assets.storage.journal import journal_progress
+from backtracking_assets.storage.archive import archived_keys
+from backtracking_assets.storage.journal import finished_keys
+from backtracking_assets.storage.overview import Overview, Row, overview
 from backtracking_assets.storage.parquet import DamagedFileError
+from backtracking_assets.storage.rows import Key
 
 State = Literal["done", "partial", "stale", "missing"]
+CellAsset = Literal["generations", "detections", "metrics", "condition_reports"]
 
 
 @dataclass(frozen=True)
@@ -32,83 +45,162 @@ class CellStatus:
     """Completions of the condition that the experiment file asks for now."""
     n_planned: int
     reason: str
-    """Why it is not done; empty where it is."""
+    """Why it is not done, all reasons; empty where it is."""
+    next: str = ""
+    """What the next sweep does for it; empty where it is done."""
+    first_asset: CellAsset | None = None
+    """The asset that the next sweep begins with; it and those after it are materialized. None where it is done."""
+    version: str = ""
+    """Digest of what its figures are computed from and by; empty where it is not done."""
 
 
-def planned_status(opened: OpenExperiment) -> list[CellStatus]:
+def planned_status(opened: OpenExperiment, held: Overview | None = None) -> list[CellStatus]:
     """The status of every planned cell, in the order of the plan. Reads the store and the sources, writes nothing.
+
+    Args:
+        held: what the database holds, where it is read already.
 
     Raises:
         BacktrackingError: a source or the store cannot be read.
     """
-    metrics = queries.metrics(opened.layout).select(["layer_subset", "scale"]).to_pydict()
-    facts = _Facts(
-        rows={Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()},
-        counts=queries.wanted_counts(opened.layout, list(opened.problems), opened.experiment.problems.samples),
-        measured_before={Cell(*pair) for pair in zip(metrics["layer_subset"], metrics["scale"], strict=True)},
-        measured=measured_cells(opened),
-        checks=checks_of(opened),
-        baseline=current_baseline(opened),
-    )
+    held = read_overview(opened) if held is None else held
+    checks = outcomes_by_cell(held.checks)
+    facts = _Facts(held, checks, baseline_among(opened, held.cells, checks))
     return [_status(opened, cell, facts) for cell in opened.experiment.planned_cells()]
+
+
+def read_overview(opened: OpenExperiment) -> Overview:
+    """What the database holds, and how many of the completions that are wanted now.
+
+    Raises:
+        BacktrackingError: the problems or the store cannot be read.
+    """
+    return overview(opened.layout, list(opened.problems), opened.experiment.problems.samples)
 
 
 @dataclass(frozen=True)
 class _Facts:
     """What the store holds, read once for all cells."""
 
-    rows: dict[Cell, dict]
-    counts: dict[str, int]
-    """Completions of the problems and samples that are wanted now, by fingerprint."""
-    measured_before: set[Cell]
-    """Cells with metrics, by whichever statistics."""
-    measured: set[Cell]
+    held: Overview
     checks: dict[Cell, tuple[CheckOutcome, ...]]
     baseline: StoredCell | None
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What keeps a cell from being done, and what is done about it."""
+
+    state: State
+    reason: str
+    next: str
+    first_asset: CellAsset
+
+
 def _status(opened: OpenExperiment, cell: Cell, facts: _Facts) -> CellStatus:
     planned = opened.experiment.completions_per_cell
-    fingerprint = opened.condition(cell).fingerprint
-    present = facts.counts.get(fingerprint, 0)
+    present = _n_present(opened, opened.condition(cell).fingerprint, facts.held)
+    row = facts.held.cells.get(cell)
+    work = _unlinked(present, planned) if row is None else _work(opened, cell, row, facts, present)
+    if work is not None:
+        return CellStatus(cell, work.state, present, planned, work.reason, work.next, work.first_asset)
+    assert row is not None
+    return CellStatus(cell, "done", present, planned, "", version=figures_version(stored_row(opened, row)))
+
+
+def _unlinked(present: int, planned: int) -> _Work:
+    if present == 0:
+        return _Work("missing", "nothing is there", f"generates {planned}", "generations")
     if present < planned:
-        present = min(present + _in_journal(opened, fingerprint), planned)
+        return _Work(
+            "partial", f"{present} of {planned} completions are there", _generates(present, planned), "generations"
+        )
+    reason = "the completions are there, the cell is not linked to them"
+    return _Work("partial", reason, "links and reads them", "generations")
 
-    def status(state: State, reason: str) -> CellStatus:
-        return CellStatus(cell, state, present, planned, reason)
 
-    row = facts.rows.get(cell)
-    if row is None:
-        if present == 0:
-            return status("missing", "nothing is there")
-        if present < planned:
-            return status("partial", f"{present} of {planned} completions are there")
-        return status("partial", "the completions are there, the cell is not linked to them")
-    if row["fingerprint"] != fingerprint:
-        return status("stale", "the condition has changed: checkpoint, prompt, sampling or layers")
-    if row["problem_set_digest"] != opened.problem_set_digest:
-        return status("stale", "the problems have changed")
-    if row["n_samples"] != opened.experiment.problems.samples:
-        return status("stale", "the number of samples has changed")
-    for outcome in failed(facts.checks.get(cell, ())):
-        return status("partial", f"its check {outcome.name} fails: {outcome.description}")
+def _work(opened: OpenExperiment, cell: Cell, row: Row, facts: _Facts, present: int) -> _Work | None:
+    """What is to be done for a cell that was linked before; None where it is done."""
+    held = facts.held
+    completions = _completions_changes(opened, cell, row, held)
+    rules = _rules_changes(opened, row, held)
+    statistics = _statistics_changes(opened, cell, held)
+    failing = failed(facts.checks.get(cell, ()))
+    if changes := completions + rules + statistics:
+        first: CellAsset = "generations" if completions or failing else "detections" if rules else "metrics"
+        return _Work("stale", "; ".join(changes), _next(opened, cell, row, held, first, present), first)
+    if failing:
+        reason = f"its check {failing[0].name} fails: {failing[0].description}"
+        return _Work("partial", reason, "checks it anew", "generations")
     if row["rules_digest"] is None:
-        return status("partial", "the completions are not read for triggers and answers")
-    if row["rules_digest"] != opened.rules_digest:
-        return status("stale", "the detection rules have changed")
-    if cell not in facts.measured_before:
-        return status("partial", "the metrics are not computed")
-    if cell not in facts.measured:
-        return status("stale", "the statistics have changed")
-    version = stored_row(opened, row).page_version(facts.baseline)
-    if not has_version(report_path(opened, cell), version):
-        return status("partial", "its page is not written, or shows older figures or another baseline")
-    return status("done", "")
+        # Begun with its completions: an interruption may have come before these were checked.
+        reason = "the completions are not read for triggers and answers"
+        return _Work("partial", reason, "reads the completions", "generations")
+    if cell not in held.statistics_digests:
+        return _Work("partial", "the metrics are not computed", "measures", "metrics")
+    if not has_version(report_path(opened, cell), stored_row(opened, row).page_version(facts.baseline)):
+        reason = "its page is not written, or shows older figures or another baseline"
+        return _Work("partial", reason, "writes its page", "condition_reports")
+    return None
 
 
-def _in_journal(opened: OpenExperiment, fingerprint: str) -> int:
-    try:
-        finished, _ = journal_progress(opened.layout, fingerprint)
-    except DamagedFileError:
-        return 0
-    return finished
+def _completions_changes(opened: OpenExperiment, cell: Cell, row: Row, held: Overview) -> list[str]:
+    """What decides which completions a cell has, where it differs from what it was linked to."""
+    changes: list[str] = []
+    condition = opened.condition(cell)
+    if row["fingerprint"] != condition.fingerprint:
+        before = held.conditions.get(row["fingerprint"])
+        now = condition.model_dump(mode="json")
+        changes += ["another condition"] if before is None else condition_changes(before, now)
+    if row["problem_set_digest"] != opened.problem_set_digest:
+        changes += problem_changes(held.problem_sets.get(row["problem_set_digest"], ()), opened.problems)
+    samples = opened.experiment.problems.samples
+    if row["n_samples"] != samples:
+        changes.append(f"samples: {row['n_samples']} → {samples} a problem")
+    return changes
+
+
+def _rules_changes(opened: OpenExperiment, row: Row, held: Overview) -> list[str]:
+    if row["rules_digest"] in (None, opened.rules_digest):
+        return []
+    return rules_changes(held.settings.get(row["rules_digest"]), rules_document(opened.experiment.detection))
+
+
+def _statistics_changes(opened: OpenExperiment, cell: Cell, held: Overview) -> list[str]:
+    measured_by = held.statistics_digests.get(cell)
+    if measured_by in (None, statistics_digest(opened.experiment.statistics)):
+        return []
+    return statistics_changes(held.settings.get(measured_by), statistics_document(opened.experiment.statistics))
+
+
+def _next(opened: OpenExperiment, cell: Cell, row: Row, held: Overview, first: CellAsset, present: int) -> str:
+    """What the next sweep does for a stale cell."""
+    if first == "detections":
+        return "reads anew"
+    if first == "metrics":
+        return "measures anew"
+    same_condition = row["fingerprint"] == opened.condition(cell).fingerprint
+    before = held.problem_sets.get(row["problem_set_digest"], ())
+    if same_condition and changed_texts(before, opened.problems):
+        return "refuses: a problem with another text needs another id"
+    planned = opened.experiment.completions_per_cell
+    return _generates(present, planned) if present < planned else "links and reads anew"
+
+
+def _generates(present: int, planned: int) -> str:
+    return f"generates {planned - present}" + (f", keeps {present}" if present else "")
+
+
+def _n_present(opened: OpenExperiment, fingerprint: str, held: Overview) -> int:
+    """Completions of the wanted problems and samples that are in the database, in the archive or in the journal."""
+    planned = opened.experiment.completions_per_cell
+    counted = held.n_wanted.get(fingerprint, 0)
+    if counted >= planned:
+        return planned
+    keys: set[Key] = queries.completion_keys(opened.layout, fingerprint) if counted else set()
+    for find in (archived_keys, finished_keys):
+        try:
+            keys |= find(opened.layout, fingerprint)
+        except DamagedFileError:  # the next sweep sets it aside
+            continue
+    return len(keys.intersection(opened.keys()))

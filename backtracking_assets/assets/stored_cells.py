@@ -1,6 +1,6 @@
 """What the store holds of a cell, read together: its row, completions, detections, metrics and checks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,6 +69,11 @@ class StoredCell:
         return digest([self.version(), statistics, None if baseline is None else baseline.version()])
 
 
+def figures_version(stored: StoredCell) -> str:
+    """Digest of what a cell's figures are computed from, and of the statistics that they are computed by."""
+    return digest([stored.version(), statistics_digest(stored.opened.experiment.statistics)])
+
+
 def linked_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
     """A cell whose completions are what the experiment file asks for now.
 
@@ -101,7 +106,11 @@ def detected_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
 
 def current_cells(opened: OpenExperiment, cells: Iterable[Cell]) -> list[StoredCell]:
     """Those of the cells whose completions and detections are what the experiment file asks for now."""
-    rows = {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
+    return current_among(opened, cells, _rows_by_cell(opened))
+
+
+def current_among(opened: OpenExperiment, cells: Iterable[Cell], rows: Mapping[Cell, dict]) -> list[StoredCell]:
+    """`current_cells`, given the rows of the table of cells."""
     found = [stored_row(opened, rows[cell]) for cell in cells if cell in rows]
     return [stored for stored in found if stored.detected and is_current(stored)]
 
@@ -121,9 +130,16 @@ def current_baseline(opened: OpenExperiment) -> StoredCell | None:
 
     All such cells share their completions.
     """
-    checks = checks_of(opened)
+    return baseline_among(opened, _rows_by_cell(opened), checks_of(opened))
+
+
+def baseline_among(
+    opened: OpenExperiment, rows: Mapping[Cell, dict], checks: Mapping[Cell, Iterable[CheckOutcome]]
+) -> StoredCell | None:
+    """`current_baseline`, given the rows of the table of cells and the outcomes of checks."""
     at_one = [Cell(name, BASELINE_SCALE) for name in opened.experiment.all_subsets()]
-    return next((stored for stored in current_cells(opened, at_one) if not failed(checks.get(stored.cell, ()))), None)
+    found = current_among(opened, at_one, rows)
+    return next((stored for stored in found if not failed(checks.get(stored.cell, ()))), None)
 
 
 def failed(outcomes: Iterable[CheckOutcome]) -> list[CheckOutcome]:
@@ -148,8 +164,13 @@ def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
 
 def checks_of(opened: OpenExperiment) -> dict[Cell, tuple[CheckOutcome, ...]]:
     """The outcomes of all checks by cell."""
+    return outcomes_by_cell(queries.checks(opened.layout).to_pylist())
+
+
+def outcomes_by_cell(rows: Iterable[dict]) -> dict[Cell, tuple[CheckOutcome, ...]]:
+    """Rows of `records.CHECKS` as outcomes by cell."""
     found: dict[Cell, tuple[CheckOutcome, ...]] = {}
-    for row in queries.checks(opened.layout).to_pylist():
+    for row in rows:
         cell = Cell(row["layer_subset"], row["scale"])
         outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
         found[cell] = (*found.get(cell, ()), outcome)
@@ -166,6 +187,10 @@ def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
         row["n_samples"],
         row["rules_digest"],
     )
+
+
+def _rows_by_cell(opened: OpenExperiment) -> dict[Cell, dict]:
+    return {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
 
 
 def _of_cell(table: pa.Table, cell: Cell) -> pa.Table:

@@ -7,12 +7,13 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from backtracking_assets.analysis.comparisons import compare_cells
-from backtracking_assets.assets.contents import cells_digest, sweep_report
+from backtracking_assets.assets.contents import sweep_report
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import refresh_pages, write_sweep_report
 from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells
+from backtracking_assets.assets.sweep_status import cells_digest, family_size
 from backtracking_assets.errors import StorageError
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
 from backtracking_assets.fault_points import reached
@@ -62,15 +63,14 @@ def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
         )
     planned = experiment.planned_cells()
     cells = [cell.rows for cell in current_cells(opened, planned)]
-    # Cells that are still missing count in the correction, or it would grow stricter as they come in.
-    family = sum(opened.condition(cell).fingerprint != baseline.fingerprint for cell in planned)
     table = compare_cells(
         cells,
         baseline.rows,
         problem_set_digest=opened.problem_set_digest,
         statistics=experiment.statistics,
         run_id=run_id,
-        family_size=family,
+        # Cells that are still missing count in the correction, or it would grow stricter as they come in.
+        family_size=family_size(opened, baseline),
     )
     write_comparisons(opened.layout, table)
     reached("comparisons written")

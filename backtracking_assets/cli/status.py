@@ -2,58 +2,98 @@
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.status import CellStatus, planned_status
+from backtracking_assets.assets.page_files import sweep_report_path
+from backtracking_assets.assets.status import CellStatus
+from backtracking_assets.assets.sweep_status import ResultStatus, SweepStatus, sweep_status
 from backtracking_assets.experiment_file import load_experiment
 
 _STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim"}
 
 
 def show_status(name: str, as_json: bool, console: Console) -> None:
-    """Print how far every planned cell is.
+    """Print how far every planned cell is, why, what the next sweep does, and whether the sweep's report is current.
 
     Raises:
         BacktrackingError: a source or the store cannot be read.
     """
     experiment = load_experiment(name)
-    statuses = planned_status(OpenExperiment(experiment, download=False))
+    opened = OpenExperiment(experiment, download=False)
+    found = sweep_status(opened)
     if as_json:
         document = {
             "experiment": experiment.name,
             "completions_per_cell": experiment.completions_per_cell,
-            "counts": _counts(statuses),
-            "cells": [
-                {
-                    **asdict(status.cell),
-                    "state": status.state,
-                    "completions": status.n_completions,
-                    "planned": status.n_planned,
-                    "reason": status.reason,
-                }
-                for status in statuses
-            ],
+            "counts": _counts(found.cells),
+            "cells": [_cell(status) for status in found.cells],
+            "report": _report(opened, found),
         }
         print(json.dumps(document, indent=2))
         return
-    table = Table(title=f"{experiment.name}: {len(statuses)} planned cells", title_justify="left")
-    for column in ("layer subset", "scale", "state", "completions", "why"):
+    table = Table(title=f"{experiment.name}: {len(found.cells)} planned cells", title_justify="left")
+    for column in ("layer subset", "scale", "state", "completions", "why", "next sweep"):
         table.add_column(column, justify="right" if column in ("scale", "completions") else "left")
-    for status in statuses:
+    for status in found.cells:
         table.add_row(
             escape(status.cell.layer_subset),
             f"{status.cell.scale:g}",
             status.state,
             f"{status.n_completions} of {status.n_planned}",
             escape(status.reason),
+            escape(status.next),
             style=_STYLES[status.state],
         )
     console.print(table)
-    console.print(", ".join(f"{count} {state}" for state, count in _counts(statuses).items() if count) + ".")
+    console.print(f"Comparisons (subset_sweep, scale_sweep): {_in_words(found.comparisons)}.", soft_wrap=True)
+    console.print(
+        f"Report (phase2_report): {_in_words(found.page)}; the digest of the cells that are done is "
+        f"{found.cells_digest}.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(", ".join(f"{count} {state}" for state, count in _counts(found.cells).items() if count) + ".")
+
+
+def _cell(status: CellStatus) -> dict[str, Any]:
+    return {
+        **asdict(status.cell),
+        "state": status.state,
+        "completions": status.n_completions,
+        "planned": status.n_planned,
+        "reason": status.reason,
+        "next": status.next,
+    }
+
+
+def _report(opened: OpenExperiment, found: SweepStatus) -> dict[str, Any]:
+    def result(status: ResultStatus) -> dict[str, Any]:
+        return {"state": status.state, "cells_changed": status.n_changed}
+
+    comparisons = result(found.comparisons)
+    return {
+        "cells": len(found.shown),
+        "cells_digest": found.cells_digest,
+        # Both are slices of the same comparisons.
+        "subset_sweep": comparisons,
+        "scale_sweep": comparisons,
+        "page": {**result(found.page), "path": str(sweep_report_path(opened))},
+    }
+
+
+def _in_words(status: ResultStatus) -> str:
+    if status.state == "missing":
+        return "not made"
+    if status.state == "current":
+        return "current"
+    if status.n_changed == 0:
+        return "older than the plan or the comparisons"
+    return f"older than the cells ({status.n_changed} {'cell' if status.n_changed == 1 else 'cells'} changed since)"
 
 
 def _counts(statuses: list[CellStatus]) -> dict[str, int]:

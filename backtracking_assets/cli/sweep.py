@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import dagster as dg
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backtracking_assets.assets.contents import sweep_report
-from backtracking_assets.assets.jobs import CELLS_JOB, STEPS
+from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, STEPS
 from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
@@ -19,7 +19,7 @@ from backtracking_assets.assets.pages import sweep_is_reported
 from backtracking_assets.assets.progress import Progress as CellProgress
 from backtracking_assets.assets.progress import listening
 from backtracking_assets.assets.sources import record_sources
-from backtracking_assets.assets.status import planned_status
+from backtracking_assets.assets.status import CellAsset, CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import current_baseline
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
@@ -56,9 +56,10 @@ def run_sweep(
     opened = OpenExperiment(experiment)
     opened.layout.prepare()
     statuses = {status.cell: status for status in planned_status(opened)}
-    missing = [cell for cell in wanted if statuses[cell].state != "done"]
-    if missing:
-        # What every cell would refuse is refused here, once. Both need torch, which a finished sweep never imports.
+    missing = [statuses[cell] for cell in wanted if statuses[cell].state != "done"]
+    generates = any(status.first_asset == "generations" for status in missing)
+    if generates:
+        # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
         prompts(opened)
         devices_for(experiment.model.device)
     with open_instance() as instance:
@@ -71,7 +72,7 @@ def run_sweep(
         with watching_signals() as signals:
             try:
                 if missing:
-                    with _waiting_for_device(experiment, console) as device:
+                    with _waiting_for_device(experiment, console) if generates else nullcontext() as device:
                         runner.run_cells(missing, device, signals, console)
                 if missing or "make_report_phase2" not in step.sweep_jobs or not sweep_is_reported(opened):
                     runner.run_whole_sweep(step.sweep_jobs)
@@ -150,17 +151,22 @@ class _Runner:
     def __post_init__(self) -> None:
         self._definitions = build_definitions(self.experiment)
 
-    def run_cells(self, cells: Sequence[Cell], device: str, signals: SignalWatch, console: Console) -> None:
+    def run_cells(
+        self, statuses: Sequence[CellStatus], device: str | None, signals: SignalWatch, console: Console
+    ) -> None:
+        """Do of each cell what its status says is to be done; without a device, nothing is generated."""
+
         def at_progress(progress: CellProgress) -> None:
             signals.stop_if_signaled()
 
-        with _progress(console, self.experiment, len(cells), device) as bars, listening(at_progress):
-            for place, cell in enumerate(cells):
+        with _progress(console, self.experiment, len(statuses), device) as bars, listening(at_progress):
+            for place, status in enumerate(statuses):
+                cell = status.cell
                 bars.start(cell)
-                self._run(CELLS_JOB, cell, device)
+                self._run(CELLS_JOB, cell, device, status.first_asset)
                 signals.stop_if_signaled()
                 bars.finish()
-                left = len(cells) - place - 1
+                left = len(statuses) - place - 1
                 if self.failures and cell.scale == BASELINE_SCALE and left:
                     console.print(f"Not started, since each is compared with the baseline: {left} cells.")
                     break
@@ -170,9 +176,12 @@ class _Runner:
         baseline = current_baseline(OpenExperiment(self.experiment, download=False))
         for name in names:
             if name == "make_report_phase2" or baseline is not None:
-                self._run(name, None, None)
+                self._run(name)
 
-    def _run(self, name: str, cell: Cell | None, device: str | None) -> None:
+    def _run(
+        self, name: str, cell: Cell | None = None, device: str | None = None, first: CellAsset | None = None
+    ) -> None:
+        """Run a job; of a cell, the asset `first` and those after it."""
         # The tag lists the run under its job in the UI, where the code location has the experiment's name.
         run_id = str(uuid.uuid4())
         tags = {
@@ -185,6 +194,7 @@ class _Runner:
             instance=self.instance,
             run_id=run_id,
             partition_key=None if cell is None else cell_key(cell),
+            asset_selection=None if first is None else self._assets_from(first),
             tags=tags,
             run_config=_QUIET,
             raise_on_error=False,
@@ -193,6 +203,9 @@ class _Runner:
             raise KeyboardInterrupt
         if not result.success:
             self.failures.append(f"{cell or name}: {_reason(result)}")
+
+    def _assets_from(self, first: CellAsset) -> list[dg.AssetKey]:
+        return [dg.AssetKey([self.experiment.name, name]) for name in CELL_ASSETS[CELL_ASSETS.index(first) :]]
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -238,8 +251,8 @@ class _Bars:
 
 
 @contextmanager
-def _progress(console: Console, experiment: Experiment, n_cells: int, device: str) -> Iterator[_Bars]:
-    console.print(f"Generating on {device}.")
+def _progress(console: Console, experiment: Experiment, n_cells: int, device: str | None) -> Iterator[_Bars]:
+    console.print("Nothing to generate." if device is None else f"Generating on {device}.")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

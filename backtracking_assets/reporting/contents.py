@@ -134,6 +134,8 @@ class CellReport:
     condition: Mapping[str, Any]
     """The condition as JSON values."""
     problem_set_digest: str
+    version: str
+    """Digest of what the page is made from: this cell, the statistics and the baseline."""
     primary_measure: str | None
     """Name of the primary measure; None where only the strict rate can serve."""
     metrics: pd.DataFrame

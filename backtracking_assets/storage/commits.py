@@ -4,13 +4,14 @@ A cell's metrics, comparisons and checks are removed in the very transaction tha
 and results of something else are refused: what stands in these tables describes the cells as they are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from backtracking_assets.conditions import Condition, digest, problem_set_digest
+from backtracking_assets.conditions import Condition, canonical_json, digest, problem_set_digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.fault_points import reached
@@ -154,13 +155,20 @@ def write_layer_subset(
 
 
 def write_detections(
-    layout: StoreLayout, detections: pa.Table, *, cell: Cell | None = None, wait: float = DEFAULT_WAIT
+    layout: StoreLayout,
+    detections: pa.Table,
+    *,
+    cell: Cell | None = None,
+    rules: Mapping[str, Any] | None = None,
+    wait: float = DEFAULT_WAIT,
 ) -> None:
     """Replace the detections of the given completions by the given rules; with `cell`, make them that cell's.
 
+    `rules` are kept beside their digest, so that a later reader can say what has changed since.
+
     Raises:
-        StorageError: the table is empty, mixes conditions or rules, names a completion that is not stored, or leaves
-            one of the cell's completions out.
+        StorageError: the table is empty, mixes conditions or rules, names a completion that is not stored, leaves one
+            of the cell's completions out, or was made by other rules than `rules`.
     """
     table = _not_empty(conform(detections, TABLES["detections"].schema), "detections")
     fingerprint, rules_digest = _only(table, "fingerprint"), _only(table, "rules_digest")
@@ -181,15 +189,24 @@ def write_detections(
         )
         connection.execute("insert into detections by name select * from incoming")
         connection.unregister("incoming")
+        if rules is not None:
+            _keep_settings(connection, "detection", rules_digest, rules)
         if cell is not None:
             _adopt_rules(connection, cell, fingerprint, rules_digest)
 
 
-def write_metrics(layout: StoreLayout, metrics: pa.Table, *, wait: float = DEFAULT_WAIT) -> None:
-    """Replace the metrics of every cell in the table.
+def write_metrics(
+    layout: StoreLayout,
+    metrics: pa.Table,
+    *,
+    statistics: Mapping[str, Any] | None = None,
+    wait: float = DEFAULT_WAIT,
+) -> None:
+    """Replace the metrics of every cell in the table. `statistics` are kept beside their digest.
 
     Raises:
-        StorageError: the table is empty, or a cell is not what its metrics were computed from.
+        StorageError: the table is empty, a cell is not what its metrics were computed from, or they were computed by
+            other statistics than `statistics`.
     """
     table = _not_empty(conform(metrics, TABLES["metrics"].schema), "metrics")
     with writing(layout, wait=wait) as connection:
@@ -197,6 +214,8 @@ def write_metrics(layout: StoreLayout, metrics: pa.Table, *, wait: float = DEFAU
         for cell in _cells_of(table):
             delete_cell_rows(connection, "metrics", cell)
         insert_rows(connection, "metrics", table)
+        if statistics is not None:
+            _keep_settings(connection, "statistics", _only(table, "statistics_digest"), statistics)
 
 
 def write_comparisons(
@@ -236,6 +255,14 @@ def write_checks(layout: StoreLayout, checks: pa.Table, *, wait: float = DEFAULT
             raise StorageError(f"Cell {cell} was never linked to a condition, so its checks are of nothing.")
         delete_cell_rows(connection, "checks", cell, assets=[asset])
         insert_rows(connection, "checks", table)
+
+
+def _keep_settings(connection: duckdb.DuckDBPyConnection, kind: str, name: str, settings: Mapping[str, Any]) -> None:
+    if digest(settings) != name:
+        raise StorageError(f"The {kind} settings are not those of digest {name[:12]}; nothing was stored.")
+    row = {"digest": name, "kind": kind, "content": canonical_json(settings)}
+    connection.execute("delete from settings where digest = ?", [name])
+    insert_rows(connection, "settings", table_of([row], TABLES["settings"].schema))
 
 
 def _condition_row(condition: Condition, completions: pa.Table, run_id: str) -> pa.Table:

@@ -105,6 +105,16 @@ def journal_progress(layout: StoreLayout, fingerprint: str) -> tuple[int, int]:
     return sum(len(chunk.keys) for chunk in finished), sum(len(chunk.keys) for chunk in planned)
 
 
+def finished_keys(layout: StoreLayout, fingerprint: str) -> set[Key]:
+    """Keys of the completions in chunk files, by the plan, without opening the files; empty where no plan is.
+
+    Raises:
+        DamagedFileError: the plan cannot be read.
+    """
+    planned = _read_plan(layout, fingerprint) or []
+    return {key for c in planned if layout.chunk_file(fingerprint, c.chunk_id).exists() for key in c.keys}
+
+
 def clear_journal(layout: StoreLayout, fingerprint: str) -> None:
     """Remove a condition's chunks and plan. Call it after the archive is written and the database has committed."""
     folder = layout.journal_of(fingerprint)

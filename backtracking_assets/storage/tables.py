@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from backtracking_assets.records import CHECKS, COMPARISONS, COMPLETION_KEY, COMPLETIONS, DETECTIONS, METRICS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of a table or a view."""
 
 _STRING, _INT32, _INT64, _DOUBLE, _BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -54,6 +54,12 @@ PROBLEM_SETS = _schema(
     ("answer", _STRING, False),
 )
 
+SETTINGS = _schema(
+    ("digest", _STRING, False),
+    ("kind", _STRING, False),  # detection or statistics
+    ("content", _STRING, False),  # canonical JSON, whose sha256 is the digest
+)
+
 LAYER_SUBSETS = _schema(
     ("layer_subset", _STRING, False),
     ("components", _STRINGS, False),
@@ -89,6 +95,7 @@ TABLES: dict[str, Table] = {
         Table("detections", DETECTIONS, (*COMPLETION_KEY, "rules_digest")),
         Table("metrics", METRICS, ("layer_subset", "scale", "metric")),
         Table("comparisons", COMPARISONS, ("layer_subset", "scale", "metric")),
+        Table("settings", SETTINGS, ("digest",)),
         Table("checks", CHECKS, ("layer_subset", "scale", "asset", "name")),
     )
 }

@@ -176,6 +176,7 @@ def cell_report(cell: Cell = ABLATED, **changes: Any) -> CellReport:
         fingerprint="f" * 64,
         condition={"dtype": "float32", "system": None},
         problem_set_digest="e" * 64,
+        version="f" * 64,
         primary_measure="wait_after_wrong_step",
         metrics=metrics_frame({cell: VALUES[cell]}),
         baseline_metrics=None if is_baseline else metrics_frame({Cell(TARGET, 1.0): VALUES[Cell(TARGET, 1.0)]}),
