@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from backtracking_assets.execution.dagster_home import prepare_dagster_home
+from backtracking_assets.execution.dagster_home import opening_lock, prepare_dagster_home
 from backtracking_assets.execution.dead_runs import end_dead_runs
 from backtracking_assets.execution.devices import devices_for
 from backtracking_assets.experiment import PROJECT_ROOT
@@ -18,7 +18,8 @@ def open_instance() -> dg.DagsterInstance:
     Raises:
         StorageError: its folder cannot be written.
     """
-    prepare_dagster_home(DEFAULT_DAGSTER_HOME, lambda: len(devices_for("auto")))
-    instance = dg.DagsterInstance.get()
-    end_dead_runs(instance)
+    home = prepare_dagster_home(DEFAULT_DAGSTER_HOME, lambda: len(devices_for("auto")))
+    with opening_lock(home):
+        instance = dg.DagsterInstance.get()
+        end_dead_runs(instance)
     return instance

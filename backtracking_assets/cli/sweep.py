@@ -32,6 +32,8 @@ from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.partitions import cell_key
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.tables import result_table, terminal_tables
+from backtracking_assets.storage.locks import whole_sweep_lock
+from backtracking_assets.storage.turns import Visitors, in_turn, visitors
 
 EXIT_DONE, EXIT_FAILED = 0, 1
 _WIDTH_OF_FILES = 200
@@ -55,6 +57,7 @@ def run_sweep(
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
     opened = OpenExperiment(experiment)
     opened.layout.prepare()
+    before = visitors(opened.layout, wanted)
     statuses = {status.cell: status for status in planned_status(opened)}
     missing = [statuses[cell] for cell in wanted if statuses[cell].state != "done"]
     generates = any(status.first_asset == "generations" for status in missing)
@@ -73,9 +76,8 @@ def run_sweep(
             try:
                 if missing:
                     with _waiting_for_device(experiment, console) if generates else nullcontext() as device:
-                        runner.run_cells(missing, device, signals, console)
-                if missing or "make_report_phase2" not in step.sweep_jobs or not sweep_is_reported(opened):
-                    runner.run_whole_sweep(step.sweep_jobs)
+                        runner.run_cells(missing, before, device, signals, console)
+                runner.run_whole_sweep(step.sweep_jobs, only_if_outdated=True)
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 _say_stopped(experiment, wanted, console)
                 return signals.exit_code()
@@ -126,7 +128,7 @@ def _chosen(
             f"No cell of the plan in {experiment.source} has these subsets and scales; "
             "add them to the plan, or materialize the cell in the UI."
         )
-    return sorted(cells, key=lambda cell: cell.scale != BASELINE_SCALE)
+    return sorted(cells, key=lambda cell: not _is_baseline(cell))
 
 
 @contextmanager
@@ -152,18 +154,34 @@ class _Runner:
         self._definitions = build_definitions(self.experiment)
 
     def run_cells(
-        self, statuses: Sequence[CellStatus], device: str | None, signals: SignalWatch, console: Console
+        self,
+        statuses: Sequence[CellStatus],
+        before: Visitors,
+        device: str | None,
+        signals: SignalWatch,
+        console: Console,
     ) -> None:
-        """Do of each cell what its status says is to be done; without a device, nothing is generated."""
+        """Do of each cell what its status says is to be done; without a device, nothing is generated.
+
+        Other sweeps may do some of them meanwhile.
+        """
+        layout, by_cell = OpenExperiment(self.experiment, download=False).layout, {s.cell: s for s in statuses}
+
+        def at_wait() -> None:
+            signals.stop_if_signaled()
+            bars.waiting()
 
         def at_progress(progress: CellProgress) -> None:
             signals.stop_if_signaled()
 
         with _progress(console, self.experiment, len(statuses), device) as bars, listening(at_progress):
-            for place, status in enumerate(statuses):
-                cell = status.cell
+            turns = in_turn(layout, list(by_cell), before, comes_first=_is_baseline, on_wait=at_wait)
+            for place, turn in enumerate(turns):
+                cell = turn.cell
                 bars.start(cell)
-                self._run(CELLS_JOB, cell, device, status.first_asset)
+                status = self._status_now(cell) if turn.visited else by_cell[cell]
+                if status.state != "done":
+                    self._run(CELLS_JOB, cell, device, status.first_asset)
                 signals.stop_if_signaled()
                 bars.finish()
                 left = len(statuses) - place - 1
@@ -171,12 +189,21 @@ class _Runner:
                     console.print(f"Not started, since each is compared with the baseline: {left} cells.")
                     break
 
-    def run_whole_sweep(self, names: Sequence[str]) -> None:
-        """Run whole-sweep jobs; comparisons only where there is a baseline to compare with."""
-        baseline = current_baseline(OpenExperiment(self.experiment, download=False))
-        for name in names:
-            if name == "make_report_phase2" or baseline is not None:
-                self._run(name)
+    def _status_now(self, cell: Cell) -> CellStatus:
+        """Status of a cell that another sweep has worked on."""
+        statuses = planned_status(OpenExperiment(self.experiment, download=False))
+        return next(status for status in statuses if status.cell == cell)
+
+    def run_whole_sweep(self, names: Sequence[str], *, only_if_outdated: bool = False) -> None:
+        """Run whole-sweep jobs, one sweep at a time; comparisons only where there is a baseline to compare with."""
+        opened = OpenExperiment(self.experiment, download=False)
+        with whole_sweep_lock(opened.layout):
+            if only_if_outdated and "make_report_phase2" in names and sweep_is_reported(opened):
+                return
+            baseline = current_baseline(opened)
+            for name in names:
+                if name == "make_report_phase2" or baseline is not None:
+                    self._run(name)
 
     def _run(
         self, name: str, cell: Cell | None = None, device: str | None = None, first: CellAsset | None = None
@@ -206,6 +233,10 @@ class _Runner:
 
     def _assets_from(self, first: CellAsset) -> list[dg.AssetKey]:
         return [dg.AssetKey([self.experiment.name, name]) for name in CELL_ASSETS[CELL_ASSETS.index(first) :]]
+
+
+def _is_baseline(cell: Cell) -> bool:
+    return cell.scale == BASELINE_SCALE
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
@@ -238,6 +269,9 @@ class _Bars:
     def start(self, cell: Cell) -> None:
         total = self._experiment.completions_per_cell
         self._bars.reset(self._cell, description=escape(str(cell)), total=total, note="")
+
+    def waiting(self) -> None:
+        self._bars.update(self._cell, description="other sweeps are at work on the cells that are left", note="")
 
     def told(self, progress: CellProgress) -> None:
         note = f"{progress.generated / progress.seconds:.1f} completions/s" if progress.seconds else ""

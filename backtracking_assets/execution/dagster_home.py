@@ -1,8 +1,11 @@
 """Dagster's instance folder, made with its settings at first use."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from backtracking_assets.errors import StorageError
 from backtracking_assets.execution.gpu_executor import GPU_POOL
@@ -45,11 +48,33 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
             temporary.write_text(_SETTINGS.format(devices=count_devices()), encoding="utf-8")
             temporary.replace(settings)
     except OSError as error:
-        raise StorageError(
-            f"Dagster's folder {home} cannot be written ({error.strerror}); set DAGSTER_HOME to one that can."
-        ) from error
+        raise _unwritable(home, error) from error
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+@contextmanager
+def opening_lock(home: Path) -> Iterator[None]:
+    """Have one command at a time open the instance: two that make the tables of a new one together would fail.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    lock = FileLock(home / ".opening.lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(home, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unwritable(home: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Dagster's folder {home} cannot be written ({error.strerror}); set DAGSTER_HOME to one that can."
+    )
 
 
 def set_gpu_pool_limit(instance, devices: int) -> None:

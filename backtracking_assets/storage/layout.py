@@ -63,6 +63,10 @@ class StoreLayout:
         return self.locks / f"{cell.layer_subset}_at_{cell.scale!r}.turn"
 
     @property
+    def whole_sweep_lock(self) -> Path:
+        return self.locks / "whole_sweep.lock"
+
+    @property
     def database_lock(self) -> Path:
         return self.locks / "database.lock"
 

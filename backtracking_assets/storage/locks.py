@@ -45,6 +45,13 @@ def database_lock(
 
 
 @contextmanager
+def whole_sweep_lock(layout: StoreLayout) -> Iterator[None]:
+    """Hold the right to make what is made of all cells together; see `generation_lock`."""
+    with _held(layout.whole_sweep_lock, f"The report of {layout.root}", None, None, 5.0):
+        yield
+
+
+@contextmanager
 def _held(path: Path, what: str, on_wait: OnWait | None, timeout: float | None, every: float) -> Iterator[None]:
     lock = FileLock(path)
     # The holder is noted beside the lock: releases of filelock before 4 empty the lock file whenever they open it.
