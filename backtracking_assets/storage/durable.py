@@ -29,9 +29,9 @@ def write_durably(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{mark}.tmp")
     try:
         write(temporary)
-        _flush(temporary, os.O_RDWR)
+        flush(temporary)
         temporary.replace(path)
-        _flush(path.parent, os.O_RDONLY)
+        flush(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -56,7 +56,7 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _flush(path.parent, os.O_RDONLY)
+        flush(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be made: {error.strerror}.") from error
 
@@ -73,8 +73,9 @@ def remove_stale_temporaries(folder: Path) -> int:
     return removed
 
 
-def _flush(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names that a folder has."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
