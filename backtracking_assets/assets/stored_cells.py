@@ -59,9 +59,17 @@ class StoredCell:
     def rows(self) -> CellRows:
         return CellRows(self.cell, self.completions, self.detections)
 
+    def completions_version(self) -> str:
+        """Digest of which completions the cell holds."""
+        return digest([self.fingerprint, self.problem_set_digest, self.n_samples])
+
     def version(self) -> str:
         """Digest of what the cell's figures are computed from."""
         return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.opened.rules_digest])
+
+    def metrics_version(self) -> str:
+        """Digest of what the cell's rates are computed from and by which statistics."""
+        return digest([self.version(), statistics_digest(self.opened.experiment.statistics)])
 
     def page_version(self, baseline: "StoredCell | None") -> str:
         """Digest of what the cell's page shows beside this baseline, or beside the word that there is none."""

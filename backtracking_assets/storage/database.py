@@ -177,9 +177,7 @@ def _refuse_foreign(layout: StoreLayout) -> None:
         raise StorageError(f"The database {layout.database} cannot be read: {error.strerror}.") from error
     if head[where] != magic:
         what = "is no DuckDB file" if head else "is empty"
-        raise UnusableDatabaseError(
-            f"The database {layout.database} {what}, and was left as it is: {_remedy(layout)}."
-        )
+        raise UnusableDatabaseError(f"The database {layout.database} {what}, and was left as it is: {_remedy(layout)}.")
 
 
 def _remedy(layout: StoreLayout) -> str:
