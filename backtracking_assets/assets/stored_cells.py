@@ -154,10 +154,12 @@ def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
     return _of_cell(queries.metrics(opened.layout), cell)
 
 
-def checks_of(opened: OpenExperiment) -> dict[Cell, tuple[CheckOutcome, ...]]:
-    """The outcomes of all checks by cell."""
+def checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Cell, tuple[CheckOutcome, ...]]:
+    """The outcomes of all checks by cell, or of those of one asset."""
     found: dict[Cell, tuple[CheckOutcome, ...]] = {}
     for row in queries.checks(opened.layout).to_pylist():
+        if asset not in (None, row["asset"]):
+            continue
         cell = Cell(row["layer_subset"], row["scale"])
         outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
         found[cell] = (*found.get(cell, ()), outcome)

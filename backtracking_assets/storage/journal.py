@@ -17,7 +17,7 @@ from backtracking_assets.errors import StorageError
 from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.chunks import Chunk, chunk_of, cut
 from backtracking_assets.storage.durable import make_folder, remove_stale_temporaries, write_text_durably
-from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.layout import StoreLayout, is_fingerprint
 from backtracking_assets.storage.parquet import DamagedFileError, read_parquet, write_parquet
 from backtracking_assets.storage.rows import Key, conform, keys_of
 from backtracking_assets.storage.set_aside import set_aside
@@ -101,6 +101,11 @@ def journal_progress(layout: StoreLayout, fingerprint: str) -> tuple[int, int]:
     planned = _read_plan(layout, fingerprint) or []
     finished = [chunk for chunk in planned if layout.chunk_file(fingerprint, chunk.chunk_id).exists()]
     return sum(len(chunk.keys) for chunk in finished), sum(len(chunk.keys) for chunk in planned)
+
+
+def journaled_fingerprints(layout: StoreLayout) -> list[str]:
+    """Fingerprints of the conditions that have a journal, sorted."""
+    return sorted(path.name for path in layout.journal.glob("*") if is_fingerprint(path.name))
 
 
 def clear_journal(layout: StoreLayout, fingerprint: str) -> None:

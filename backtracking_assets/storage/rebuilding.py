@@ -1,10 +1,12 @@
 """Making the database anew beside the one that is there, and putting it in its place once it is whole."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from backtracking_assets.errors import StorageError
+from backtracking_assets.storage.archive import archived_condition, archived_fingerprints, archived_keys
+from backtracking_assets.storage.commits import commit_condition
 from backtracking_assets.storage.database import (
     DEFAULT_WAIT,
     ORPHAN_LOG,
@@ -15,10 +17,61 @@ from backtracking_assets.storage.database import (
 )
 from backtracking_assets.storage.durable import flush
 from backtracking_assets.storage.layout import StoreLayout
-from backtracking_assets.storage.locks import database_lock
+from backtracking_assets.storage.locks import database_lock, generation_lock
+from backtracking_assets.storage.parquet import DamagedFileError
+from backtracking_assets.storage.queries import completion_counts, completion_keys
 from backtracking_assets.storage.set_aside import set_aside
 
 _NEW_FILE = ".rebuilding.duckdb"
+
+OnCondition = Callable[[int, int], None]
+"""Called with the conditions that are done and how many there are."""
+
+
+@dataclass
+class Committed:
+    """What went from the archive into the database."""
+
+    completions: dict[str, int] = field(default_factory=dict)
+    """Completions of each condition that was committed now, by fingerprint."""
+    unchanged: list[str] = field(default_factory=list)
+    """Conditions that the database held already."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Why the archive of a condition cannot be used, by fingerprint. The files are set aside."""
+
+
+def commit_archives(
+    layout: StoreLayout, *, run_id: str, on_condition: OnCondition = lambda done, total: None
+) -> Committed:
+    """Have the database hold every archived condition. A damaged archive is set aside, and the others go on.
+
+    Raises:
+        StorageError: the database cannot be written, or the condition of a damaged archive is being generated.
+    """
+    committed = Committed()
+    counts, fingerprints = completion_counts(layout), archived_fingerprints(layout)
+    for done, fingerprint in enumerate(fingerprints, start=1):
+        try:
+            _commit(layout, fingerprint, run_id, committed, known=fingerprint in counts)
+        except DamagedFileError:
+            # Whoever generates this condition may have replaced the file meanwhile.
+            with generation_lock(layout, fingerprint, timeout=0):
+                try:
+                    _commit(layout, fingerprint, run_id, committed, known=fingerprint in counts)
+                except DamagedFileError as damage:
+                    committed.damaged[fingerprint] = damage.reason
+                    if damage.path.exists():
+                        set_aside(layout, damage.path, damage.reason)
+        on_condition(done, len(fingerprints))
+    return committed
+
+
+def _commit(layout: StoreLayout, fingerprint: str, run_id: str, committed: Committed, *, known: bool) -> None:
+    condition = archived_condition(layout, fingerprint)
+    if known and archived_keys(layout, fingerprint) == completion_keys(layout, fingerprint):
+        committed.unchanged.append(fingerprint)
+        return
+    committed.completions[fingerprint] = commit_condition(layout, condition, run_id=run_id)
 
 
 @contextmanager
