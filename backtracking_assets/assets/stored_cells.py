@@ -64,12 +64,12 @@ class StoredCell:
         return digest([self.fingerprint, self.problem_set_digest, self.n_samples])
 
     def version(self) -> str:
-        """Digest of what the cell's figures are computed from."""
-        return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.opened.rules_digest])
+        """Digest of what the cell's figures are computed from: its completions, and the rules they are read by."""
+        return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.rules_digest])
 
-    def metrics_version(self) -> str:
-        """Digest of what the cell's rates are computed from and by which statistics."""
-        return digest([self.version(), statistics_digest(self.opened.experiment.statistics)])
+    def metrics_version(self, statistics: str | None = None) -> str:
+        """Digest of what the cell's rates are computed from and by which statistics: those of the experiment file."""
+        return digest([self.version(), statistics or statistics_digest(self.opened.experiment.statistics)])
 
     def page_version(self, baseline: "StoredCell | None") -> str:
         """Digest of what the cell's page shows beside this baseline, or beside the word that there is none."""
@@ -142,11 +142,7 @@ def failed(outcomes: Iterable[CheckOutcome]) -> list[CheckOutcome]:
 def measured_cells(opened: OpenExperiment) -> set[Cell]:
     """Cells whose metrics are computed by the statistics of the experiment file as it is now."""
     wanted = statistics_digest(opened.experiment.statistics)
-    return {
-        Cell(row["layer_subset"], row["scale"])
-        for row in queries.metrics(opened.layout).to_pylist()
-        if row["statistics_digest"] == wanted
-    }
+    return {cell for cell, by in queries.measured_by(opened.layout).items() if by == wanted}
 
 
 def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
