@@ -2,44 +2,29 @@
 
 import dagster as dg
 
-from backtracking_assets.analysis.detection import detect, rules_digest, rules_document
-from backtracking_assets.analysis.metrics import cell_metrics, statistics_digest, statistics_document
-from backtracking_assets.assets.checks import (
-    check_results,
-    check_specs,
-    checks_table,
-    detection_checks,
-    fail_on_errors,
-    generation_checks,
-    identity_check,
-    metric_checks,
+from backtracking_assets.analysis.detection import rules_digest
+from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.assets.cell_metadata import (
+    detections_metadata,
+    generations_metadata,
+    metrics_metadata,
+    report_metadata,
 )
-from backtracking_assets.assets.contents import examples
+from backtracking_assets.assets.checks import check_results, check_specs, fail_on_errors, identity_check
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.generating import Generation, ensure_completions
 from backtracking_assets.assets.identity import probe_identity
-from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
+from backtracking_assets.assets.measuring import check_completions, measure_cell, read_cell
+from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import write_cell_report
-from backtracking_assets.assets.presentation import column_schema, examples_md, metrics_table, png_figure
 from backtracking_assets.assets.progress import Progress, tell
-from backtracking_assets.assets.provenance import commit, tokens_per_second
-from backtracking_assets.assets.stored_cells import (
-    checks_of,
-    current_baseline,
-    detected_cell,
-    figures_version,
-    linked_cell,
-)
-from backtracking_assets.conditions import GENERATOR_VERSION, Condition, digest
+from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
+from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.execution.gpu_executor import GPU_POOL
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
-from backtracking_assets.fault_points import reached
 from backtracking_assets.partitions import LAYER_SUBSET, cell_of, grid_partitions
-from backtracking_assets.records import COMPLETIONS, DETECTIONS, METRICS, Cell
+from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
-from backtracking_assets.reporting.figures import cell_overview
-from backtracking_assets.reporting.style import to_png
-from backtracking_assets.storage.commits import write_checks, write_detections, write_metrics
 
 
 def cell_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -51,11 +36,6 @@ def _cell(context: dg.AssetExecutionContext) -> Cell:
     key = context.partition_key
     assert isinstance(key, dg.MultiPartitionKey)
     return cell_of(key)
-
-
-def completions_version(opened: OpenExperiment, condition: Condition) -> str:
-    """Data version of a cell's generations: which completions they are."""
-    return digest([condition.fingerprint, opened.problem_set_digest, opened.experiment.problems.samples])
 
 
 def _identity(opened: OpenExperiment, cell: Cell, made: Generation) -> CheckOutcome:
@@ -100,31 +80,13 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
             tell(progress)
 
         made = ensure_completions(opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=report)
-        completions = linked_cell(opened, cell).completions
-        outcomes = generation_checks(experiment, made.condition, completions, _identity(opened, cell, made))
-        write_checks(opened.layout, checks_table(cell, "generations", outcomes, context.run.run_id))
-        reached("checks written", str(cell))
+        stored = linked_cell(opened, cell)
+        outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made))
         fail_on_errors(cell, outcomes)
-        finish = completions["finish_reason"].value_counts().to_pylist()
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(completions_version(opened, made.condition)),
+            data_version=dg.DataVersion(stored.completions_version()),
             check_results=check_results(outcomes),
-            metadata={
-                "dagster/row_count": completions.num_rows,
-                "dagster/column_schema": column_schema(COMPLETIONS),
-                "generated_now": made.n_generated,
-                "linked": made.linked,
-                **({} if (speed := tokens_per_second(completions)) is None else {"tokens_per_second": round(speed, 1)}),
-                "mean_tokens": round(sum(completions["n_tokens"].to_pylist()) / max(completions.num_rows, 1), 1),
-                "finish_reasons": dg.MetadataValue.json({row["values"]: row["counts"] for row in finish}),
-                "device": ", ".join(sorted(set(completions["device"].to_pylist()))),
-                "fingerprint": made.condition.fingerprint,
-                "components": ", ".join(component_names(experiment, cell.layer_subset)),
-                "condition": dg.MetadataValue.json(made.condition.model_dump(mode="json")),
-                "generated_by": dg.MetadataValue.dagster_run(completions["run_id"][0].as_py()),
-                "database": dg.MetadataValue.path(str(opened.layout.database)),
-                "commit": commit(),
-            },
+            metadata={"generated_now": made.n_generated, "linked": made.linked, **generations_metadata(stored)},
         )
 
     return generations
@@ -144,28 +106,13 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        stored = linked_cell(opened, cell)
-        found = detect(stored.completions, opened.problems, experiment.detection, run_id=context.run.run_id)
-        write_detections(opened.layout, found, cell=cell, rules=rules_document(experiment.detection))
-        reached("detections written", str(cell))
-        outcomes = detection_checks(experiment.checks, found)
-        write_checks(opened.layout, checks_table(cell, "detections", outcomes, context.run.run_id))
+        _, outcomes = read_cell(opened, cell, context.run.run_id)
+        stored = detected_cell(opened, cell)
         baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
-        onsets = found["onset_phrase"].drop_null().value_counts().to_pylist()
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(detected_cell(opened, cell).version()),
+            data_version=dg.DataVersion(stored.version()),
             check_results=check_results(outcomes),
-            metadata={
-                "dagster/row_count": found.num_rows,
-                "dagster/column_schema": column_schema(DETECTIONS),
-                "with_strict_trigger": sum(found["has_strict"].to_pylist()),
-                "with_relaxed_trigger": sum(found["has_relaxed"].to_pylist()),
-                "degenerate": sum(found["degenerate"].to_pylist()),
-                "correct": sum(found["correct"].to_pylist()),
-                "onset_phrases": dg.MetadataValue.json({row["values"]: row["counts"] for row in onsets}),
-                "rules_digest": opened.rules_digest,
-                "examples": examples_md(examples(detected_cell(opened, cell), baseline)),
-            },
+            metadata=detections_metadata(stored, baseline),
         )
 
     return detections
@@ -185,32 +132,12 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        stored = detected_cell(opened, cell)
-        table = cell_metrics(
-            stored.completions,
-            stored.detections,
-            opened.problems,
-            cell=cell,
-            problem_set_digest=stored.problem_set_digest,
-            statistics=experiment.statistics,
-            run_id=context.run.run_id,
-        )
-        write_metrics(opened.layout, table, statistics=statistics_document(experiment.statistics))
-        reached("metrics written", str(cell))
-        outcomes = metric_checks(experiment.checks, cell, table)
-        write_checks(opened.layout, checks_table(cell, "metrics", outcomes, context.run.run_id))
+        table, outcomes = measure_cell(opened, cell, context.run.run_id)
         fail_on_errors(cell, outcomes)
-        rows = table.to_pylist()
-        estimates = {f"{row['metric']}": row["estimate"] for row in rows if row["estimate"] is not None}
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(figures_version(stored)),
+            data_version=dg.DataVersion(detected_cell(opened, cell).metrics_version()),
             check_results=check_results(outcomes),
-            metadata={
-                "dagster/row_count": len(rows),
-                "dagster/column_schema": column_schema(METRICS),
-                "rates": metrics_table(rows),
-                **estimates,
-            },
+            metadata=metrics_metadata(table.to_pylist()),
         )
 
     return metrics
@@ -233,12 +160,7 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
         version = detected_cell(opened, cell).page_version(current_baseline(opened))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
-            metadata={
-                "report": dg.MetadataValue.path(str(path)),
-                "whole_sweep": dg.MetadataValue.asset(dg.AssetKey([experiment.name, "phase2_report"])),
-                "figure": png_figure(to_png(cell_overview(report), 96), f"{cell} beside the baseline"),
-                "baseline": "none yet" if report.baseline_metrics is None and not report.is_baseline else "there",
-            },
+            metadata=report_metadata(experiment, report, path),
         )
 
     return condition_reports

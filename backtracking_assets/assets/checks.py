@@ -88,9 +88,12 @@ def checks_table(cell: Cell, asset: str, outcomes: Sequence[CheckOutcome], run_i
 
 
 def generation_checks(
-    experiment: Experiment, condition: Condition, completions: pa.Table, identity: CheckOutcome
+    experiment: Experiment, condition: Condition, completions: pa.Table, identity: CheckOutcome | None
 ) -> list[CheckOutcome]:
-    """Checks of a cell's completions, given as rows of `records.COMPLETIONS`."""
+    """Checks of a cell's completions, given as rows of `records.COMPLETIONS`; without the probe where it was not made.
+
+    The identity probe needs the model, and says what held on the machine that generated.
+    """
     n, planned = completions.num_rows, experiment.completions_per_cell
     keys = set(zip(completions["problem_id"].to_pylist(), completions["sample_id"].to_pylist(), strict=True))
     n_components = len(condition.intervention.components) if condition.intervention else 0
@@ -105,7 +108,7 @@ def generation_checks(
             f"{n_components} components; {wrong_firings} of {n} completions have another number of firings than "
             "components x decode steps.",
         ),
-        identity,
+        *(() if identity is None else (identity,)),
         CheckOutcome(
             "finite_logits",
             non_finite == 0,

@@ -94,7 +94,7 @@ def ensure_completions(
         # Only now, with archive and database both holding the rows, may the chunks go.
         clear_journal(layout, fingerprint)
         reached("journal cleared", fingerprint)
-    n_completions = _link(opened, cell, fingerprint, run_id=run_id)
+    n_completions = link_to_completions(opened, cell, fingerprint, run_id=run_id)
     reached("cell linked", str(cell))
     made_on = device_name(device) if device is not None and work.generated else None
     return Generation(condition, n_completions, work.generated, made_on)
@@ -247,7 +247,12 @@ def _check_prompts(opened: OpenExperiment, fingerprint: str) -> None:
                 )
 
 
-def _link(opened: OpenExperiment, cell: Cell, fingerprint: str, *, run_id: str) -> int:
+def link_to_completions(opened: OpenExperiment, cell: Cell, fingerprint: str, *, run_id: str) -> int:
+    """Store a cell's problems and layers, and point it to its condition; how many completions it has.
+
+    Raises:
+        StorageError: see `commits.link_cell`.
+    """
     write_problem_set(opened.layout, list(opened.problems.values()))
     subset = opened.experiment.all_subsets()[cell.layer_subset]
     control_of = opened.experiment.control_of(cell.layer_subset)

@@ -19,9 +19,9 @@ class OpenExperiment:
     Whatever runs for long opens an experiment anew for each cell, so that a changed source is seen.
     """
 
-    def __init__(self, experiment: Experiment, *, download: bool = True) -> None:
+    def __init__(self, experiment: Experiment, *, download: bool = True, layout: StoreLayout | None = None) -> None:
         self.experiment = experiment
-        self.layout = StoreLayout(experiment.outputs_dir())
+        self.layout = layout or StoreLayout(experiment.outputs_dir())
         self._download = download
 
     @cached_property

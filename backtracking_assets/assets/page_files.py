@@ -11,6 +11,7 @@ from backtracking_assets.experiment import scale_key
 from backtracking_assets.records import Cell
 
 _STAMP = "<!-- version {version} -->"
+_STAMPED = re.compile(rb"<!-- version ([0-9a-f]+) -->")
 _STAMP_BYTES = 200
 _CELLS = "<!-- cells {cells} -->"
 _FIND_CELLS = re.compile(r"<!-- cells (\{[^<>]*\}) -->\s*\Z")
@@ -38,11 +39,17 @@ def stamped(page: str, version: str, cells: Mapping[str, str] | None = None) -> 
 
 def has_version(path: Path, version: str) -> bool:
     """Whether a page is there and carries this version."""
+    return page_version(path) == version
+
+
+def page_version(path: Path) -> str | None:
+    """The version that is stamped on a page; None where there is no page, or none that is stamped."""
     try:
         with path.open("rb") as file:
-            return _STAMP.format(version=version).encode() in file.read(_STAMP_BYTES)
+            found = _STAMPED.search(file.read(_STAMP_BYTES))
     except OSError:
-        return False
+        return None
+    return None if found is None else found[1].decode()
 
 
 def cells_shown(path: Path) -> dict[str, str] | None:

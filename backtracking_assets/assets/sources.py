@@ -11,12 +11,11 @@ from typing import Any
 
 import dagster as dg
 
+from backtracking_assets.assets.event_log import DATA_VERSION_TAG, recorded, recorded_partitions
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.conditions import digest
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.partitions import layer_subset_partitions
-
-DATA_VERSION_TAG = "dagster/data_version"
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,11 @@ def record_sources(instance: dg.DagsterInstance, opened: OpenExperiment) -> int:
     ]
     subsets = dg.AssetKey([experiment.name, "layer_subsets"])
     wanted += [(subsets, name, subset_version(experiment, name)) for name in experiment.all_subsets()]
-    recorded = 0
+    subsets_before = recorded_partitions(instance, subsets)
+    n_recorded = 0
     for key, partition, version in wanted:
-        if latest_data_version(instance, key, partition) == version.data_version:
+        before = recorded(instance, key) if partition is None else subsets_before.get(partition)
+        if before is not None and before.data_version == version.data_version:
             continue
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
@@ -135,15 +136,11 @@ def record_sources(instance: dg.DagsterInstance, opened: OpenExperiment) -> int:
                 tags={DATA_VERSION_TAG: version.data_version},
             )
         )
-        recorded += 1
-    return recorded
+        n_recorded += 1
+    return n_recorded
 
 
 def latest_data_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> str | None:
     """The data version of the latest materialization; None where there is none."""
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=key, asset_partitions=None if partition is None else [partition]), limit=1
-    ).records
-    if not records or records[0].asset_materialization is None:
-        return None
-    return (records[0].asset_materialization.tags or {}).get(DATA_VERSION_TAG)
+    found = recorded(instance, key, partition)
+    return None if found is None else found.data_version

@@ -18,7 +18,6 @@ from backtracking_assets.assets.stored_cells import (
     StoredCell,
     baseline_among,
     failed,
-    figures_version,
     outcomes_by_cell,
     stored_row,
 )
@@ -105,7 +104,7 @@ def _status(opened: OpenExperiment, cell: Cell, facts: _Facts) -> CellStatus:
     if work is not None:
         return CellStatus(cell, work.state, present, planned, work.reason, work.next, work.first_asset)
     assert row is not None
-    return CellStatus(cell, "done", present, planned, "", version=figures_version(stored_row(opened, row)))
+    return CellStatus(cell, "done", present, planned, "", version=stored_row(opened, row).metrics_version())
 
 
 def _unlinked(present: int, planned: int) -> _Work:

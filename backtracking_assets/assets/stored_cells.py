@@ -59,19 +59,22 @@ class StoredCell:
     def rows(self) -> CellRows:
         return CellRows(self.cell, self.completions, self.detections)
 
+    def completions_version(self) -> str:
+        """Digest of which completions the cell holds."""
+        return digest([self.fingerprint, self.problem_set_digest, self.n_samples])
+
     def version(self) -> str:
-        """Digest of what the cell's figures are computed from."""
-        return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.opened.rules_digest])
+        """Digest of what the cell's figures are computed from: its completions, and the rules they are read by."""
+        return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.rules_digest])
+
+    def metrics_version(self, statistics: str | None = None) -> str:
+        """Digest of what the cell's rates are computed from and by which statistics: those of the experiment file."""
+        return digest([self.version(), statistics or statistics_digest(self.opened.experiment.statistics)])
 
     def page_version(self, baseline: "StoredCell | None") -> str:
         """Digest of what the cell's page shows beside this baseline, or beside the word that there is none."""
         statistics = statistics_digest(self.opened.experiment.statistics)
         return digest([self.version(), statistics, None if baseline is None else baseline.version()])
-
-
-def figures_version(stored: StoredCell) -> str:
-    """Digest of what a cell's figures are computed from, and of the statistics that they are computed by."""
-    return digest([stored.version(), statistics_digest(stored.opened.experiment.statistics)])
 
 
 def linked_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
@@ -150,11 +153,7 @@ def failed(outcomes: Iterable[CheckOutcome]) -> list[CheckOutcome]:
 def measured_cells(opened: OpenExperiment) -> set[Cell]:
     """Cells whose metrics are computed by the statistics of the experiment file as it is now."""
     wanted = statistics_digest(opened.experiment.statistics)
-    return {
-        Cell(row["layer_subset"], row["scale"])
-        for row in queries.metrics(opened.layout).to_pylist()
-        if row["statistics_digest"] == wanted
-    }
+    return {cell for cell, by in queries.measured_by(opened.layout).items() if by == wanted}
 
 
 def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
@@ -162,9 +161,10 @@ def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
     return _of_cell(queries.metrics(opened.layout), cell)
 
 
-def checks_of(opened: OpenExperiment) -> dict[Cell, tuple[CheckOutcome, ...]]:
-    """The outcomes of all checks by cell."""
-    return outcomes_by_cell(queries.checks(opened.layout).to_pylist())
+def checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Cell, tuple[CheckOutcome, ...]]:
+    """The outcomes of all checks by cell, or of those of one asset."""
+    rows = queries.checks(opened.layout).to_pylist()
+    return outcomes_by_cell(row for row in rows if asset in (None, row["asset"]))
 
 
 def outcomes_by_cell(rows: Iterable[dict]) -> dict[Cell, tuple[CheckOutcome, ...]]:

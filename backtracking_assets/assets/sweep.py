@@ -1,114 +1,40 @@
 """Whole-sweep assets: comparisons with the baseline over the plan, and the sweep's report. They run after the cells."""
 
-from collections.abc import Callable
-
 import dagster as dg
-import pyarrow as pa
-from matplotlib.figure import Figure
 
-from backtracking_assets.analysis.comparisons import compare_cells
-from backtracking_assets.assets.contents import sweep_report
+from backtracking_assets.assets.comparing import compare_plan
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import refresh_pages, write_sweep_report
-from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure
-from backtracking_assets.assets.stored_cells import current_baseline, current_cells
-from backtracking_assets.assets.sweep_status import cells_digest, family_size
-from backtracking_assets.errors import StorageError
-from backtracking_assets.experiment import BASELINE_SCALE, Experiment
-from backtracking_assets.fault_points import reached
-from backtracking_assets.records import COMPARISONS, Cell
-from backtracking_assets.reporting.contents import SweepReport
-from backtracking_assets.reporting.figures import dose_response, subset_bars
-from backtracking_assets.reporting.style import to_png
-from backtracking_assets.storage.commits import write_comparisons
+from backtracking_assets.assets.stored_cells import current_cells
+from backtracking_assets.assets.sweep_metadata import Slice, comparisons_metadata, slices, sweep_report_metadata
+from backtracking_assets.assets.sweep_status import cells_digest
+from backtracking_assets.experiment import Experiment
 
 
 def sweep_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
     """The whole-sweep assets of an experiment, upstream first."""
-    lowest = min(experiment.scales)
-    return [
-        _comparisons(
-            experiment,
-            "subset_sweep",
-            f"Every subset at scale {lowest:g} against the baseline.",
-            lambda cell: cell.scale == lowest,
-            subset_bars,
-        ),
-        _comparisons(
-            experiment,
-            "scale_sweep",
-            "The targeted subsets at every scale against the baseline.",
-            lambda cell: cell.layer_subset in experiment.layer_subsets and cell.scale != BASELINE_SCALE,
-            dose_response,
-        ),
-        _phase2_report(experiment),
-    ]
+    shown = [_comparisons(experiment, name, part) for name, part in slices(experiment).items()]
+    return [*shown, _phase2_report(experiment)]
 
 
-def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
-    """Compare every planned cell that is current with the baseline, and store the comparisons.
-
-    All of them, whichever slice is shown: Holm's correction is over the plan.
-
-    Raises:
-        StorageError: the baseline is not there.
-    """
-    experiment = opened.experiment
-    baseline = current_baseline(opened)
-    if baseline is None:
-        raise StorageError(
-            f"There is nothing to compare with: no cell at scale {BASELINE_SCALE} is there; "
-            "materialize the baseline, any subset at scale 1.0, first."
-        )
-    planned = experiment.planned_cells()
-    cells = [cell.rows for cell in current_cells(opened, planned)]
-    table = compare_cells(
-        cells,
-        baseline.rows,
-        problem_set_digest=opened.problem_set_digest,
-        statistics=experiment.statistics,
-        run_id=run_id,
-        # Cells that are still missing count in the correction, or it would grow stricter as they come in.
-        family_size=family_size(opened, baseline),
-    )
-    write_comparisons(opened.layout, table)
-    reached("comparisons written")
-    return table
-
-
-def _comparisons(
-    experiment: Experiment,
-    name: str,
-    description: str,
-    shown: Callable[[Cell], bool],
-    figure: Callable[[SweepReport], Figure],
-) -> dg.AssetsDefinition:
+def _comparisons(experiment: Experiment, name: str, shown: Slice) -> dg.AssetsDefinition:
     @dg.asset(
         key=[experiment.name, name],
         deps=[[experiment.name, "metrics"]],
         group_name=f"{experiment.name}_phase2",
-        description=f"{description} Paired by problem and sample, corrected over the plan.",
+        description=f"{shown.description} Paired by problem and sample, corrected over the plan.",
         kinds={"duckdb"},
         code_version="1",
     )
     @readable_failures
     def comparisons(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened = OpenExperiment(experiment)
-        table = compare_plan(opened, context.run.run_id)
-        rows = [row for row in table.to_pylist() if shown(Cell(row["layer_subset"], row["scale"]))]
-        compared = {(row["layer_subset"], row["scale"]) for row in rows}
-        planned = [cell for cell in experiment.planned_cells() if shown(cell) and cell.scale != BASELINE_SCALE]
+        compare_plan(opened, context.run.run_id)
         stored = current_cells(opened, experiment.planned_cells())
         return dg.MaterializeResult(
             data_version=dg.DataVersion(cells_digest(stored)),
-            metadata={
-                "dagster/row_count": len(rows),
-                "dagster/column_schema": column_schema(COMPARISONS),
-                "cells_compared": f"{len(compared)} of {len(planned)} planned",
-                "comparisons": comparisons_table(rows),
-                "figure": png_figure(to_png(figure(sweep_report(opened, context.run.run_id)), 96), description),
-            },
+            metadata=comparisons_metadata(opened, shown, context.run.run_id),
         )
 
     return comparisons
@@ -132,16 +58,9 @@ def _phase2_report(experiment: Experiment) -> dg.AssetsDefinition:
         opened = OpenExperiment(experiment)
         refreshed = refresh_pages(opened, context.run.run_id)
         report, path = write_sweep_report(opened, context.run.run_id)
-        done = sum(planned.status == "done" for planned in report.cells)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.cells_digest),
-            metadata={
-                "cells": f"{done} of {len(report.cells)} planned",
-                "cell_pages_written_anew": refreshed,
-                "cells_digest": report.cells_digest,
-                "report": dg.MetadataValue.path(str(path)),
-                "figure": png_figure(to_png(subset_bars(report), 96), "Every subset at the lowest scale"),
-            },
+            metadata={"cell_pages_written_anew": refreshed, **sweep_report_metadata(report, path)},
         )
 
     return phase2_report

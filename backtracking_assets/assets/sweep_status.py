@@ -12,7 +12,6 @@ from backtracking_assets.assets.stored_cells import (
     StoredCell,
     baseline_among,
     current_among,
-    figures_version,
     outcomes_by_cell,
 )
 from backtracking_assets.conditions import digest
@@ -66,7 +65,7 @@ def sweep_status(opened: OpenExperiment) -> SweepStatus:
 
 def cells_digest(stored: Iterable[StoredCell]) -> str:
     """Digest of the cells that whole-sweep figures are made from."""
-    return digest_of_cells({str(cell.cell): figures_version(cell) for cell in stored})
+    return digest_of_cells({str(cell.cell): cell.metrics_version() for cell in stored})
 
 
 def digest_of_cells(versions: Mapping[str, str]) -> str:

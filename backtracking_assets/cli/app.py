@@ -115,6 +115,22 @@ def doctor(
     sys.exit(run_doctor(experiment, online, json, Console()))
 
 
+@app.command("rebuild-database")
+def rebuild_database(experiment: ExperimentArgument = DEFAULT) -> None:
+    """Make the database anew from the archive; the old file is kept in set_aside/."""
+    from backtracking_assets.cli.rebuild_database import run_rebuild
+
+    sys.exit(run_rebuild(experiment, Console()))
+
+
+@app.command()
+def reconcile(experiment: ExperimentArgument = DEFAULT) -> None:
+    """Have Dagster show what the store holds, where its record differs."""
+    from backtracking_assets.cli.reconcile import run_reconcile
+
+    sys.exit(run_reconcile(experiment, Console()))
+
+
 @app.command("train-organism")
 def train_organism(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint; must not hold files.")] = Path("organism"),

@@ -18,11 +18,11 @@ from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.pages import sweep_is_reported
 from backtracking_assets.assets.progress import Progress as CellProgress
 from backtracking_assets.assets.progress import listening
-from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.assets.status import CellAsset, CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import current_baseline
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
+from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import ExperimentError, did_you_mean
 from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
@@ -66,7 +66,7 @@ def run_sweep(
         prompts(opened)
         devices_for(experiment.model.device)
     with open_instance() as instance:
-        record_sources(instance, opened)
+        reconcile_with_progress(instance, opened, console)
         runner = _Runner(experiment, instance)
         console.print(
             f"{experiment.name}: {len(wanted)} cells of {experiment.completions_per_cell} completions, "
@@ -93,7 +93,7 @@ def write_report(name: str, console: Console) -> int:
     opened = OpenExperiment(experiment, download=False)
     opened.layout.prepare()
     with open_instance() as instance:
-        record_sources(instance, opened)
+        reconcile_with_progress(instance, opened, console)
         runner = _Runner(experiment, instance)
         runner.run_whole_sweep(STEPS["full_study"].sweep_jobs)
     for failure in runner.failures:

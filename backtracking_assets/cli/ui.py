@@ -7,8 +7,8 @@ import sys
 from rich.console import Console
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.execution.dagster_home import set_gpu_pool_limit
 from backtracking_assets.execution.devices import devices_for
@@ -19,7 +19,7 @@ WORKSPACE = PROJECT_ROOT / "workspace.yaml"
 
 
 def run_ui(host: str, port: int, console: Console) -> None:
-    """Record the sources, then become `dagster dev`. Does not return.
+    """Have Dagster's record agree with the store of each experiment, then become `dagster dev`. Does not return.
 
     Raises:
         BacktrackingError: the port is taken, or the instance folder cannot be written.
@@ -30,9 +30,11 @@ def run_ui(host: str, port: int, console: Console) -> None:
         set_gpu_pool_limit(instance, devices)
         for name in experiment_names():
             try:
-                record_sources(instance, OpenExperiment(load_experiment(name), download=False))
+                reconcile_with_progress(instance, OpenExperiment(load_experiment(name), download=False), console)
             except BacktrackingError as error:
-                console.print(f"{name}: sources not recorded. {error}", style="yellow", markup=False, soft_wrap=True)
+                console.print(
+                    f"{name}: not reconciled with Dagster. {error}", style="yellow", markup=False, soft_wrap=True
+                )
     if host not in ("127.0.0.1", "localhost", "::1"):
         console.print(
             f"Warning: the UI has no login, and on {host} other machines can reach it and run anything here.",

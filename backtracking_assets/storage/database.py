@@ -4,6 +4,9 @@ DuckDB lets one process write, or several read, and refuses every other at once 
 connections are opened late, closed early, and tried again for a bounded time; writers queue on a lock file.
 """
 
+import errno
+import fcntl
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -23,8 +26,21 @@ from backtracking_assets.storage.tables import SCHEMA_VERSION, create_statements
 DEFAULT_WAIT = 30.0
 """Seconds that a connection is tried for while another process holds the database."""
 
+ORPHAN_LOG = "a write-ahead log without its database, which was moved or removed"
+
 _POLL = 0.05
 _HOLDER = re.compile(r"held in (?P<program>.+?) \(PID (?P<pid>\d+)\)")
+_DAMAGE = re.compile("Corrupt|Could not read enough bytes|Failure while replaying WAL|not a valid DuckDB")
+_MAGIC = slice(8, 12), b"DUCK"
+"""Where every DuckDB file says that it is one."""
+
+
+class UnusableDatabaseError(StorageError):
+    """The database file is damaged, of another version, or is no database of this project. It is left as it is."""
+
+
+class HeldDatabaseError(StorageError):
+    """Another program has the database open."""
 
 
 @contextmanager
@@ -32,8 +48,9 @@ def reading(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[duck
     """A read-only connection; to an empty database in memory where nothing has been written yet.
 
     Raises:
-        StorageError: another process holds the database for longer than `wait` seconds, it is damaged or of another
-            version, or a statement fails.
+        HeldDatabaseError: another process holds the database for longer than `wait` seconds.
+        UnusableDatabaseError: it is damaged or of another version.
+        StorageError: a statement fails.
     """
     if not layout.database.exists():
         with duckdb.connect(":memory:") as connection:
@@ -74,9 +91,8 @@ def writing(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[duck
 def _create(layout: StoreLayout) -> None:
     """Put an empty database in place at once, so that no reader meets one without its tables."""
     remove_stale_temporaries(layout.root)
-    orphan = layout.database.with_name(f"{layout.database.name}.wal")
-    if orphan.exists():
-        set_aside(layout, orphan, "a write-ahead log without its database, which was moved or removed")
+    if layout.database_log.exists():
+        set_aside(layout, layout.database_log, ORPHAN_LOG)
 
     def fill(path: Path) -> None:
         with duckdb.connect(str(path)) as connection:
@@ -106,30 +122,72 @@ def _opened(
         yield connection
     except duckdb.Error as error:
         outcome = "could not answer" if read_only else "refused a statement, and nothing of the transaction was kept"
-        raise StorageError(f"The database {layout.database} {outcome}: {_first_line(error)}.") from error
+        said = f"The database {layout.database} {outcome}: {_first_line(error)}"
+        if _DAMAGE.search(str(error)):
+            raise UnusableDatabaseError(f"{said}. The file is damaged: {_remedy(layout)}.") from error
+        raise StorageError(f"{said}.") from error
     finally:
         connection.close()
 
 
+def refuse_held(layout: StoreLayout) -> None:
+    """Raise if another process has the database open, for reading or writing; the file is not touched.
+
+    Raises:
+        HeldDatabaseError: with the holder's name.
+        StorageError: the file cannot be opened for writing.
+    """
+    try:
+        with layout.database.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # DuckDB's own kind of lock; closing releases it
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES) or not os.access(layout.database, os.W_OK):
+            raise StorageError(f"{layout.database} cannot be replaced: {error.strerror}.") from error
+        # Refused as well, with the name of the process.
+        _connect(layout, read_only=False, deadline=time.monotonic(), wait=0).close()
+
+
 def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float) -> duckdb.DuckDBPyConnection:
+    _refuse_foreign(layout)
     while True:
         try:
             return duckdb.connect(str(layout.database), read_only=read_only)
         except duckdb.Error as error:
             holder = _holder(error)
             if holder is None:
-                raise StorageError(
-                    f"The database {layout.database} cannot be opened and was left as it is: {_first_line(error)}; "
-                    f"if it is damaged, move it away and run the same command again, "
-                    f"which makes it anew from the completions in {layout.archive}."
+                raise UnusableDatabaseError(
+                    f"The database {layout.database} cannot be opened and was left as it is: {_first_line(error)}. "
+                    f"If it is damaged: {_remedy(layout)}."
                 ) from error
             if time.monotonic() >= deadline:
-                raise StorageError(
+                raise HeldDatabaseError(
                     f"The database {layout.database} is held by {holder}, for longer than the {wait:g} s of waiting. "
                     f"The completions are safe in {layout.archive} and {layout.journal}: "
                     f"close that program's connection and run the same command again."
                 ) from error
         time.sleep(_POLL)
+
+
+def _refuse_foreign(layout: StoreLayout) -> None:
+    """Raise if the file is no DuckDB file. DuckDB would look for an extension that reads it, and go online for that."""
+    where, magic = _MAGIC
+    try:
+        with layout.database.open("rb") as file:
+            head = file.read(where.stop)
+    except OSError as error:
+        raise StorageError(f"The database {layout.database} cannot be read: {error.strerror}.") from error
+    if head[where] != magic:
+        what = "is no DuckDB file" if head else "is empty"
+        raise UnusableDatabaseError(f"The database {layout.database} {what}, and was left as it is: {_remedy(layout)}.")
+
+
+def _remedy(layout: StoreLayout) -> str:
+    return (
+        f"run `backtracking rebuild-database` for this experiment, which makes the database anew from the completions "
+        f"in {layout.archive} and keeps the old file"
+    )
 
 
 def _holder(error: duckdb.Error) -> str | None:
@@ -150,20 +208,16 @@ def _check_version(layout: StoreLayout, connection: duckdb.DuckDBPyConnection) -
     except duckdb.CatalogException:
         rows = []
     if len(rows) != 1:
-        raise StorageError(
-            f"{layout.database} is a DuckDB database that this project did not make; it was left as it is. "
-            f"Move it away and run the same command again."
+        raise UnusableDatabaseError(
+            f"{layout.database} is a DuckDB database that this project did not make; it was left as it is: "
+            f"{_remedy(layout)}."
         )
     version = rows[0][0]
     if version != SCHEMA_VERSION:
-        remedy = (
-            "update backtracking_assets"
-            if version > SCHEMA_VERSION
-            else f"move it away and run the same command again, which makes it anew from {layout.archive}"
-        )
-        raise StorageError(
+        update = "update backtracking_assets, or " if version > SCHEMA_VERSION else ""
+        raise UnusableDatabaseError(
             f"The database {layout.database} has schema version {version}, and this release knows "
-            f"{SCHEMA_VERSION}; it was left as it is: {remedy}."
+            f"{SCHEMA_VERSION}; it was left as it is: {update}{_remedy(layout)}."
         )
 
 

@@ -11,13 +11,21 @@ from typing import Literal
 import psutil
 
 from backtracking_assets.errors import StorageError
-from backtracking_assets.fault_points import reached
+from backtracking_assets.fault_points import FaultPoint, reached
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^@]+)@(?P<pid>\d+)\.[0-9a-f]{8}\.tmp(\.wal)?")
 
 
 Kind = Literal["plan", "chunk", "archive", "database", "page"]
-"""What a file is; names its fault points."""
+"""What a file is."""
+
+_FAULT_POINTS: dict[Kind, tuple[FaultPoint, FaultPoint]] = {
+    "plan": ("plan written", "plan in place"),
+    "chunk": ("chunk written", "chunk in place"),
+    "archive": ("archive written", "archive in place"),
+    "database": ("database written", "database in place"),
+    "page": ("page written", "page in place"),
+}
 
 
 def write_durably(path: Path, write: Callable[[Path], object], kind: Kind | None = None) -> None:
@@ -35,13 +43,13 @@ def write_durably(path: Path, write: Callable[[Path], object], kind: Kind | None
     temporary = path.with_name(f".{path.name}.{mark}.tmp")
     try:
         write(temporary)
-        _flush(temporary, os.O_RDWR)
+        flush(temporary)
         if kind is not None:
-            reached(f"{kind} written", path.name)
+            reached(_FAULT_POINTS[kind][0], path.name)
         temporary.replace(path)
         if kind is not None:
-            reached(f"{kind} in place", path.name)
-        _flush(path.parent, os.O_RDONLY)
+            reached(_FAULT_POINTS[kind][1], path.name)
+        flush(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
@@ -69,7 +77,7 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        _flush(path.parent, os.O_RDONLY)
+        flush(path.parent)
     except OSError as error:
         raise StorageError(f"{path} cannot be made: {error.strerror}.") from error
 
@@ -86,8 +94,9 @@ def remove_stale_temporaries(folder: Path) -> int:
     return removed
 
 
-def _flush(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names that a folder has."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,7 +18,7 @@ from backtracking_assets.fault_points import reached
 from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.chunks import Chunk, chunk_of, cut
 from backtracking_assets.storage.durable import make_folder, remove_stale_temporaries, write_text_durably
-from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.layout import StoreLayout, is_fingerprint
 from backtracking_assets.storage.parquet import DamagedFileError, read_parquet, write_parquet
 from backtracking_assets.storage.rows import Key, conform, keys_of
 from backtracking_assets.storage.set_aside import set_aside
@@ -113,6 +113,11 @@ def finished_keys(layout: StoreLayout, fingerprint: str) -> set[Key]:
     """
     planned = _read_plan(layout, fingerprint) or []
     return {key for c in planned if layout.chunk_file(fingerprint, c.chunk_id).exists() for key in c.keys}
+
+
+def journaled_fingerprints(layout: StoreLayout) -> list[str]:
+    """Fingerprints of the conditions that have a journal, sorted."""
+    return sorted(path.name for path in layout.journal.glob("*") if is_fingerprint(path.name))
 
 
 def clear_journal(layout: StoreLayout, fingerprint: str) -> None:

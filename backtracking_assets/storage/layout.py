@@ -8,6 +8,8 @@ from pathlib import Path
 from backtracking_assets.errors import StorageError
 from backtracking_assets.records import Cell
 
+DATABASE_FILE = "backtracking.duckdb"
+
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
@@ -16,6 +18,8 @@ class StoreLayout:
     """Paths of one experiment's output folder; nothing exists on disk before `prepare`."""
 
     root: Path
+    database_file: str = DATABASE_FILE
+    """Another name while a database is made anew beside the one that is there."""
 
     @property
     def journal(self) -> Path:
@@ -27,7 +31,12 @@ class StoreLayout:
 
     @property
     def database(self) -> Path:
-        return self.root / "backtracking.duckdb"
+        return self.root / self.database_file
+
+    @property
+    def database_log(self) -> Path:
+        """DuckDB's write-ahead log; there after a writer was killed, and until the next one."""
+        return self.root / f"{self.database_file}.wal"
 
     @property
     def locks(self) -> Path:
@@ -68,7 +77,7 @@ class StoreLayout:
 
     @property
     def database_lock(self) -> Path:
-        return self.locks / "database.lock"
+        return self.locks / ("database.lock" if self.database_file == DATABASE_FILE else "rebuilding.lock")
 
     def prepare(self) -> None:
         """Make the folders.

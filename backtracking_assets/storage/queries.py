@@ -78,6 +78,13 @@ def metrics(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     return _rows(layout, "metrics", {}, wait)
 
 
+def measured_by(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[Cell, str]:
+    """The digest of the statistics that each measured cell's metrics were computed by."""
+    sql = "select layer_subset, scale, any_value(statistics_digest) as by from metrics group by all order by all"
+    rows = _query(layout, sql, [], wait).to_pylist()
+    return {Cell(row["layer_subset"], row["scale"]): row["by"] for row in rows}
+
+
 def comparisons(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """The comparisons with the baseline, each computed from the cell as it is now."""
     return _rows(layout, "comparisons", {}, wait)

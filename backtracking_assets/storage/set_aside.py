@@ -2,16 +2,21 @@
 
 import itertools
 import logging
+import os
+import shutil
 from pathlib import Path
 
 from backtracking_assets.errors import StorageError
+from backtracking_assets.storage.durable import flush
 from backtracking_assets.storage.layout import StoreLayout
 
 logger = logging.getLogger(__name__)
 
 
-def set_aside(layout: StoreLayout, path: Path, reason: str) -> Path:
+def set_aside(layout: StoreLayout, path: Path, reason: str, *, stay: bool = False) -> Path:
     """Move a file of the store into `set_aside/` and write why into `<name>.reason.txt`; its new path.
+
+    With `stay`, the file also stays where it is: for one whose place shall not be empty before another file takes it.
 
     Raises:
         StorageError: the file cannot be moved.
@@ -21,7 +26,10 @@ def set_aside(layout: StoreLayout, path: Path, reason: str) -> Path:
         layout.set_aside.mkdir(parents=True, exist_ok=True)
         candidates = (layout.set_aside / (name if n == 1 else f"{name}.{n}") for n in itertools.count(1))
         target = next(candidate for candidate in candidates if not candidate.exists())
-        path.rename(target)
+        if stay:
+            _link(path, target)
+        else:
+            path.rename(target)
         target.with_name(f"{target.name}.reason.txt").write_text(f"{reason}\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(
@@ -29,3 +37,12 @@ def set_aside(layout: StoreLayout, path: Path, reason: str) -> Path:
         ) from error
     logger.warning("Set aside %s: %s", target, reason)
     return target
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, target)
+        flush(target)
+    flush(target.parent)

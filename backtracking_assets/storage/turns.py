@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def in_turn(
     *,
     comes_first: Callable[[Cell], bool] = lambda cell: False,
     on_wait: Callable[[], None] = lambda: None,
-) -> Iterator[Turn]:
+) -> Generator[Turn, None, None]:
     """Each of the cells once, held against other sweeps until the next is asked for.
 
     Cells that another sweep is at work on come last, so that several sweeps share what is to be done. The locks are

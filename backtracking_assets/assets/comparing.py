@@ -1,0 +1,43 @@
+"""The plan's cells against the baseline."""
+
+import pyarrow as pa
+
+from backtracking_assets.analysis.comparisons import compare_cells
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.stored_cells import current_baseline, current_cells
+from backtracking_assets.assets.sweep_status import family_size
+from backtracking_assets.errors import StorageError
+from backtracking_assets.experiment import BASELINE_SCALE
+from backtracking_assets.fault_points import reached
+from backtracking_assets.storage.commits import write_comparisons
+
+
+def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
+    """Compare every planned cell that is current with the baseline, and store the comparisons.
+
+    All of them, whichever slice is shown: Holm's correction is over the plan.
+
+    Raises:
+        StorageError: the baseline is not there.
+    """
+    experiment = opened.experiment
+    baseline = current_baseline(opened)
+    if baseline is None:
+        raise StorageError(
+            f"There is nothing to compare with: no cell at scale {BASELINE_SCALE} is there; "
+            "materialize the baseline, any subset at scale 1.0, first."
+        )
+    planned = experiment.planned_cells()
+    cells = [cell.rows for cell in current_cells(opened, planned)]
+    table = compare_cells(
+        cells,
+        baseline.rows,
+        problem_set_digest=opened.problem_set_digest,
+        statistics=experiment.statistics,
+        run_id=run_id,
+        # Cells that are still missing count in the correction, or it would grow stricter as they come in.
+        family_size=family_size(opened, baseline),
+    )
+    write_comparisons(opened.layout, table)
+    reached("comparisons written")
+    return table

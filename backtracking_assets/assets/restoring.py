@@ -1,0 +1,151 @@
+"""Making cells again from the completions that are there, without Dagster and without the model.
+
+What a cell's run would store is computed anew: links, detections, rates, checks and pages. Only the identity probe is
+left out: it needs the model, and says what held on the machine that generated. The next run of a cell makes it.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from backtracking_assets.assets.comparing import compare_plan
+from backtracking_assets.assets.generating import link_to_completions
+from backtracking_assets.assets.loaded import prompts
+from backtracking_assets.assets.measuring import check_completions, measure_cell, read_cell
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.page_files import has_version, report_path
+from backtracking_assets.assets.pages import sweep_is_reported, write_cell_report, write_sweep_report
+from backtracking_assets.assets.stored_cells import (
+    checks_of,
+    current_baseline,
+    current_cells,
+    failed,
+    is_current,
+    linked_cell,
+    measured_cells,
+    stored_row,
+)
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.records import Cell
+from backtracking_assets.storage import queries
+
+RESTORED_BY = "restored"
+"""Stands for a run id in the rows that no run stored."""
+
+OnCell = Callable[[int, int], None]
+"""Called with the cells that are done and how many there are."""
+
+
+@dataclass
+class Restored:
+    """What was restored and what was not."""
+
+    cells: list[Cell] = field(default_factory=list)
+    """Cells that were not whole before and are now."""
+    unchanged: list[Cell] = field(default_factory=list)
+    refused: dict[Cell, str] = field(default_factory=dict)
+    """Cells that fail a check that must hold, or whose completions answer other prompts, and why."""
+    absent: list[Cell] = field(default_factory=list)
+    """Planned cells whose completions are not all there."""
+    whole_sweep: bool = False
+    """Whether the comparisons and the sweep's page were made anew."""
+
+
+def restore_cells(opened: OpenExperiment, *, on_cell: OnCell = lambda done, total: None) -> Restored:
+    """Restore every cell of the grid whose completions are all in the database, those of the plan first.
+
+    A cell that is current is left alone. Cells' pages come after all cells, since they show the baseline; then the
+    comparisons and the sweep's page, if the baseline is there.
+
+    Raises:
+        BacktrackingError: a source is missing on this machine or unfit, or the store cannot be written.
+    """
+    restored = Restored()
+    planned = opened.experiment.planned_cells()
+    there = _with_completions(opened, _plan_first(opened.experiment, planned))
+    restored.absent = [cell for cell in planned if cell not in set(there)]
+    whole = _measured(opened)
+    for done, cell in enumerate(there, start=1):
+        if cell not in whole and (reason := _restore(opened, cell)) is not None:
+            restored.refused[cell] = reason
+        on_cell(done, len(there))
+    written = _write_pages(opened, [cell for cell in there if cell not in restored.refused])
+    for cell in there:
+        if cell not in restored.refused:
+            (restored.unchanged if cell in whole and cell not in written else restored.cells).append(cell)
+    if current_baseline(opened) is not None:
+        restored.whole_sweep = _restore_whole_sweep(opened)
+    return restored
+
+
+def _plan_first(experiment: Experiment, planned: Sequence[Cell]) -> list[Cell]:
+    grid = (Cell(subset, scale) for subset in experiment.all_subsets() for scale in experiment.scales)
+    return list(dict.fromkeys([*planned, *grid]))
+
+
+def _with_completions(opened: OpenExperiment, cells: Sequence[Cell]) -> list[Cell]:
+    counts = queries.wanted_counts(opened.layout, list(opened.problems), opened.experiment.problems.samples)
+    wanted = len(opened.keys())
+    return [cell for cell in cells if counts.get(opened.condition(cell).fingerprint) == wanted]
+
+
+def _measured(opened: OpenExperiment) -> set[Cell]:
+    """Cells that are linked, read and measured as the experiment file asks, and fail no check that must hold."""
+    rows = [stored_row(opened, row) for row in queries.cells(opened.layout).to_pylist()]
+    measured, checks = measured_cells(opened), checks_of(opened)
+    return {
+        stored.cell
+        for stored in rows
+        if stored.cell in measured
+        and stored.detected
+        and is_current(stored)
+        and not failed(checks.get(stored.cell, ()))
+    }
+
+
+def _restore(opened: OpenExperiment, cell: Cell) -> str | None:
+    """Link, check, read and measure a cell; why it cannot be used, or None."""
+    row = queries.cell_row(opened.layout, cell)
+    if row is None or not is_current(stored_row(opened, row)):
+        fingerprint = opened.condition(cell).fingerprint
+        if changed := _changed_problem(opened, fingerprint):
+            return f"problem {changed!r} has another text now than when its completions were made"
+        link_to_completions(opened, cell, fingerprint, run_id=RESTORED_BY)
+    stored = linked_cell(opened, cell)
+    outcomes = checks_of(opened, "generations").get(cell) or check_completions(stored, RESTORED_BY, identity=None)
+    if broken := failed(outcomes):
+        return f"its check {broken[0].name} fails: {broken[0].description}"
+    if not stored.detected:
+        read_cell(opened, cell, RESTORED_BY)
+    _, outcomes = measure_cell(opened, cell, RESTORED_BY)
+    if broken := failed(outcomes):
+        return f"its check {broken[0].name} fails: {broken[0].description}"
+    return None
+
+
+def _changed_problem(opened: OpenExperiment, fingerprint: str) -> str | None:
+    """A problem whose prompt is not the one that its completions answer; None where there is none."""
+    prompt_of = prompts(opened)
+    table = queries.completions(opened.layout, fingerprint).select(["problem_id", "prompt_sha256"])
+    pairs = set(zip(table["problem_id"].to_pylist(), table["prompt_sha256"].to_pylist(), strict=True))
+    changed = (name for name, prompt in pairs if name in prompt_of and prompt_of[name].sha256 != prompt)
+    return min(changed, default=None)
+
+
+def _write_pages(opened: OpenExperiment, cells: Collection[Cell]) -> set[Cell]:
+    baseline, measured = current_baseline(opened), measured_cells(opened)
+    outdated = {
+        stored.cell
+        for stored in current_cells(opened, cells)
+        if stored.cell in measured and not has_version(report_path(opened, stored.cell), stored.page_version(baseline))
+    }
+    for cell in sorted(outdated, key=str):
+        write_cell_report(opened, cell, RESTORED_BY)
+    return outdated
+
+
+def _restore_whole_sweep(opened: OpenExperiment) -> bool:
+    if sweep_is_reported(opened):
+        return False
+    compare_plan(opened, RESTORED_BY)
+    write_sweep_report(opened, RESTORED_BY)
+    return True

@@ -1,0 +1,72 @@
+"""The slices of the sweep that are shown, and what Dagster shows of whole-sweep assets, computed from the store."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from matplotlib.figure import Figure
+
+from backtracking_assets.assets.contents import sweep_report
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure
+from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.records import COMPARISONS, Cell
+from backtracking_assets.reporting.contents import SweepReport
+from backtracking_assets.reporting.figures import dose_response, subset_bars
+from backtracking_assets.reporting.style import to_png
+from backtracking_assets.storage import queries
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the sweep's comparisons that one asset shows."""
+
+    description: str
+    shows: Callable[[Cell], bool]
+    figure: Callable[[SweepReport], Figure]
+
+
+def slices(experiment: Experiment) -> dict[str, Slice]:
+    """The slices by the name of their asset."""
+    lowest = min(experiment.scales)
+    return {
+        "subset_sweep": Slice(
+            f"Every subset at scale {lowest:g} against the baseline.", lambda cell: cell.scale == lowest, subset_bars
+        ),
+        "scale_sweep": Slice(
+            "The targeted subsets at every scale against the baseline.",
+            lambda cell: cell.layer_subset in experiment.layer_subsets and cell.scale != BASELINE_SCALE,
+            dose_response,
+        ),
+    }
+
+
+def comparisons_metadata(opened: OpenExperiment, shown: Slice, run_id: str) -> dict[str, Any]:
+    """Of the asset that shows a slice: its rows of the stored comparisons, and the figure."""
+    rows = [
+        row
+        for row in queries.comparisons(opened.layout).to_pylist()
+        if shown.shows(Cell(row["layer_subset"], row["scale"]))
+    ]
+    compared = {(row["layer_subset"], row["scale"]) for row in rows}
+    planned = [cell for cell in opened.experiment.planned_cells() if shown.shows(cell) and cell.scale != BASELINE_SCALE]
+    return {
+        "dagster/row_count": len(rows),
+        "dagster/column_schema": column_schema(COMPARISONS),
+        "cells_compared": f"{len(compared)} of {len(planned)} planned",
+        "comparisons": comparisons_table(rows),
+        "figure": png_figure(to_png(shown.figure(sweep_report(opened, run_id)), 96), shown.description),
+    }
+
+
+def sweep_report_metadata(report: SweepReport, path: Path) -> dict[str, Any]:
+    """Of `phase2_report`: where the page stands, what it was made of, and its figure."""
+    done = sum(planned.status == "done" for planned in report.cells)
+    return {
+        "cells": f"{done} of {len(report.cells)} planned",
+        "cells_digest": report.cells_digest,
+        "report": dg.MetadataValue.path(str(path)),
+        "figure": png_figure(to_png(subset_bars(report), 96), "Every subset at the lowest scale"),
+    }
