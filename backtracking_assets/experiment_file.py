@@ -74,6 +74,17 @@ def read_document(path: Path) -> dict[str, Any]:
     return content
 
 
+def differing_sections(first: Path, second: Path) -> list[str]:
+    """Names of the sections in which two experiment files differ, as YAML has them; comments do not count.
+
+    Raises:
+        ExperimentError: one of them cannot be read.
+    """
+    ours, theirs = read_document(first), read_document(second)
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [str(name) for name in names if name not in ours or name not in theirs or ours[name] != theirs[name]]
+
+
 def _refuse_shared_name(experiment: Experiment, path: Path) -> None:
     """Outputs are kept by name: two files of one name would replace each other's cells and reports."""
     if path.parent.resolve() == EXPERIMENTS_DIR.resolve():

@@ -23,6 +23,7 @@ from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.presentation import column_schema, examples_md, metrics_table, png_figure
 from backtracking_assets.assets.progress import Progress, tell
 from backtracking_assets.assets.provenance import commit, tokens_per_second
+from backtracking_assets.assets.pushing import cell_finished
 from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
 from backtracking_assets.conditions import GENERATOR_VERSION, Condition, digest
 from backtracking_assets.execution.gpu_executor import GPU_POOL
@@ -221,6 +222,7 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
         opened, cell = OpenExperiment(experiment), _cell(context)
         report, path = write_cell_report(opened, cell, context.run.run_id)
         version = detected_cell(opened, cell).page_version(current_baseline(opened))
+        cell_finished(experiment, context.log.warning)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
             metadata={

@@ -54,7 +54,7 @@ class Entry(_Strict):
 
     path: Annotated[str, Field(max_length=1000)]
     size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}\Z")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Origin(_Strict):

@@ -32,6 +32,8 @@ class Pushed:
     """New objects that the place itself gives a matching checksum of."""
     by_reading: int
     """New objects that were read back."""
+    by_size: int
+    """Objects that an earlier push had proven."""
     changed: bool
     """Whether a new manifest was written."""
     notes: tuple[str, ...]
@@ -128,6 +130,7 @@ class _Sender:
             sent_bytes=self.sent_bytes,
             by_checksum=proofs.count("checksum"),
             by_reading=proofs.count("reading"),
+            by_size=len({entry.sha256 for entry in manifest.files}) - len(proofs),
             changed=changed,
             notes=tuple(combined.notes),
         )
