@@ -41,10 +41,13 @@ def s3() -> Iterator[Callable[[], str]]:
         yield lambda: f"s3://{BUCKET}/shared/{next(numbers)}"
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place for bundles."""
-    return str(tmp_path / "bundles") if request.param == "folder" else request.getfixturevalue("s3")()
+    """An empty place for bundles: a folder, or S3 where a test asks for both."""
+    return request.getfixturevalue("s3")() if getattr(request, "param", "folder") == "s3" else str(tmp_path / "bundles")
+
+
+in_both_places = pytest.mark.parametrize("url", ["folder", "s3"], indirect=True)
 
 
 @pytest.fixture
@@ -64,6 +67,7 @@ def other(tmp_path: Path) -> StoreLayout:
     return StoreLayout(tmp_path / "there" / EXPERIMENT)
 
 
+@in_both_places
 def test_what_is_pushed_is_pulled(store: StoreLayout, other: StoreLayout, url: str) -> None:
     pushed = send(store, url)
     assert (pushed.files, pushed.sent, pushed.changed) == (8, 8, True)
@@ -80,6 +84,7 @@ def test_what_is_pushed_is_pulled(store: StoreLayout, other: StoreLayout, url: s
     assert not other.incoming.exists()
 
 
+@in_both_places
 def test_only_what_is_missing_travels(store: StoreLayout, other: StoreLayout, url: str) -> None:
     first = send(store, url)
     again = send(store, url)
@@ -96,6 +101,7 @@ def test_only_what_is_missing_travels(store: StoreLayout, other: StoreLayout, ur
     assert files(other) == files(store)
 
 
+@in_both_places
 def test_a_condition_moves_from_journal_to_archive(store: StoreLayout, other: StoreLayout, url: str) -> None:
     send(store, url)
     receive(other, url)
@@ -128,6 +134,7 @@ def test_an_older_bundle_keeps_its_objects(store: StoreLayout, tmp_path: Path) -
         assert hashlib.sha256(content).hexdigest() == entry.sha256
 
 
+@in_both_places
 def test_two_stores_that_push_to_one_place_both_have_everything(
     store: StoreLayout, other: StoreLayout, url: str
 ) -> None:
@@ -308,6 +315,7 @@ def test_a_lost_or_damaged_object_is_named(store: StoreLayout, other: StoreLayou
     assert files(other) == files(store)
 
 
+@in_both_places
 def test_an_object_that_is_not_what_its_name_says_is_sent_again(
     store: StoreLayout, other: StoreLayout, url: str
 ) -> None:
@@ -349,6 +357,7 @@ def test_a_store_without_results_is_a_bundle_too(other: StoreLayout, url: str, t
     assert receive(other, url).conditions == 0
 
 
+@in_both_places
 def test_a_place_without_a_bundle_is_named(other: StoreLayout, url: str) -> None:
     with pytest.raises(BundleError, match=r"There is no bundle of 'tiny' at .*; check the URL"):
         receive(other, url)

@@ -6,12 +6,12 @@ Credentials come from the environment alone. A URL that carries some is refused 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 from backtracking_assets.errors import BacktrackingError, BundleError
 from backtracking_assets.storage.bundles.manifest import MANIFEST, MANIFEST_LIMIT, Entry
@@ -19,13 +19,19 @@ from backtracking_assets.storage.durable import make_folder, remove_stale_tempor
 
 _OBJECTS = "objects"
 _BLOCK = 2**20
+_MOST_AT_ONCE = 8
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://")
-_USER = re.compile(r"[^/@]*:[^/@]*@")
+# A secret key may hold a slash. A folder may hold anything, if its path does not begin like a key.
+_USER = re.compile(r"[^/.~@][^@]*?:[^@]*@|:[^@]*@")
 _SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _EXAMPLES = {"s3": "s3://bucket/prefix", "hf": "hf://datasets/user/name"}
 _LEAST_STEPS = {"s3": 1, "hf": 3}
 # A place that does not answer is given up after this many seconds a request, and not tried for ever.
 _S3_SETTINGS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class DamagedObjectError(BundleError):
@@ -60,6 +66,16 @@ class Location:
     @property
     def _local(self) -> bool:
         return "file" in self.filesystem.protocol
+
+    @property
+    def readers(self) -> int:
+        """Files that are fetched at the same time: a request to a far place is mostly waiting."""
+        return 1 if self._local else _MOST_AT_ONCE
+
+    @property
+    def writers(self) -> int:
+        """Objects that are sent at the same time; on the hub each is a commit, and commits exclude one another."""
+        return _MOST_AT_ONCE if "s3" in self.filesystem.protocol else 1
 
     def read_manifest(self) -> bytes | None:
         """The bytes of the manifest; None where there is none.
@@ -212,7 +228,7 @@ def open_location(url: str, experiment: str) -> Location:
     match = _SCHEME.match(url)
     scheme = match["scheme"].lower() if match else "file"
     rest = url[match.end() :] if match else url
-    if _USER.match(rest) or (match and urlsplit(url).password) or (scheme != "file" and re.search(r"[?#]", rest)):
+    if _USER.match(rest) or (scheme != "file" and (re.search(r"[?#]", rest) or ":" in rest.split("/", 1)[0])):
         raise BundleError(
             f"The {scheme}:// URL carries credentials or a query, and was not used; leave them out and set them in the "
             f"environment (docs/moving.md names the variables)."
@@ -245,6 +261,18 @@ def fetch(location: Location, entry: Entry, file: Path) -> None:
 
     make_folder(file.parent)
     write_durably(file, write)
+
+
+def at_once(n_threads: int, do: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """What `do` returns for each task, as they are done. The first that raises ends it, and no other is begun."""
+    with ThreadPoolExecutor(n_threads) as pool:
+        futures = [pool.submit(do, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def _filesystem(scheme: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from backtracking_assets.errors import BundleError, ExperimentError, StorageError
 from backtracking_assets.experiment_file import load_experiment, read_document
 from backtracking_assets.storage.archive import archived_chunk_ids
-from backtracking_assets.storage.bundles.location import Location, fetch
+from backtracking_assets.storage.bundles.location import Location, at_once, fetch
 from backtracking_assets.storage.bundles.manifest import (
     EXPERIMENT_FILE,
     MANIFEST,
@@ -159,10 +159,14 @@ class _Puller:
                 f"{self.location.shown}: {total / 2**30:.1f} GiB are missing here, which takes twice that while they "
                 f"are put in place, and {free / 2**30:.1f} GiB are free at {self.layout.root}; free some space."
             )
-        for file, entry in missing.items():
-            fetch(self.location, entry, file)
+
+        def bring(file: Path) -> int:
+            fetch(self.location, missing[file], file)
+            return missing[file].size
+
+        for size in at_once(self.location.readers, bring, missing):
             self._outcome.fetched += 1
-            self._outcome.fetched_bytes += entry.size
+            self._outcome.fetched_bytes += size
             self.on_transfer(self._outcome.fetched_bytes, total)
 
     def _check_documents(self) -> None:

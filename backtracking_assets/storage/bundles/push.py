@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backtracking_assets.errors import BundleError
 from backtracking_assets.storage.bundles.combining import Combined, combine
-from backtracking_assets.storage.bundles.location import Location, Sums, sums_of
+from backtracking_assets.storage.bundles.location import Location, Sums, at_once, sums_of
 from backtracking_assets.storage.bundles.manifest import Entry, Manifest, Origin, make_manifest, read_manifest
 from backtracking_assets.storage.bundles.snapshot import read_whole, snapshot
 from backtracking_assets.storage.layout import StoreLayout
@@ -145,17 +145,28 @@ class _Sender:
                     f"{self.location.shown}: {entry.path} is missing from the bundle and is not in this store; push it "
                     f"again from where it was made, or push to another place."
                 )
+
+        def put(sha256: str) -> int | None:
             path = sources[sha256]
             content = read_whole(self.documents.get(path, self.layout.root / path))
             if content is None or sums_of(content).sha256 != sha256:
-                return False
+                return None
             self.location.put_object(sha256, content)
+            return len(content)
+
+        for size in at_once(self.location.writers, put, missing):
+            if size is None:
+                return False
             self.sent += 1
-            self.sent_bytes += len(content)
+            self.sent_bytes += size
             self.on_transfer(self.sent_bytes, total)
         return True
 
     def _prove(self, objects: Iterable[str], local: Mapping[str, Sums]) -> dict[str, str | None]:
         sums_by_name = {sums.sha256: sums for sums in local.values()}
         there = self.location.objects()
-        return {sha256: self.location.proves(sums_by_name[sha256], there.get(sha256, {})) for sha256 in objects}
+
+        def prove(sha256: str) -> tuple[str, str | None]:
+            return sha256, self.location.proves(sums_by_name[sha256], there.get(sha256, {}))
+
+        return dict(at_once(self.location.readers, prove, objects))
