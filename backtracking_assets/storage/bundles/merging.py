@@ -18,7 +18,7 @@ from backtracking_assets.storage.archive import (
     write_archive,
 )
 from backtracking_assets.storage.chunks import Chunk
-from backtracking_assets.storage.durable import make_folder, write_durably
+from backtracking_assets.storage.durable import make_folder, remove_stale_temporaries, write_durably
 from backtracking_assets.storage.journal import finished_chunks, read_chunk, read_plan, write_plan
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.parquet import DamagedFileError
@@ -130,6 +130,7 @@ def take(layout: StoreLayout, incoming: StoreLayout, merge: Merge) -> None:
     """
     fingerprint = merge.fingerprint
     if merge.archive is not None:
+        remove_stale_temporaries(layout.archive)
         verified_archive(layout, fingerprint)  # a damaged one is set aside, not overwritten
         if merge.whole:
             copy_durably(incoming.archive_of(fingerprint), layout.archive_of(fingerprint))
@@ -138,6 +139,7 @@ def take(layout: StoreLayout, incoming: StoreLayout, merge: Merge) -> None:
     if merge.chunks or merge.plan is not None:
         finished_chunks(layout, fingerprint)  # damaged ones are set aside
         make_folder(layout.journal_of(fingerprint))
+        remove_stale_temporaries(layout.journal_of(fingerprint))
         if merge.plan is not None:
             _set_damaged_plan_aside(layout, fingerprint)
             write_plan(layout, fingerprint, merge.plan)
