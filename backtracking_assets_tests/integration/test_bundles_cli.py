@@ -1,20 +1,24 @@
 """`backtracking push`, `pull` and `sweep --push` as a person meets them: one study, two machines."""
 
 import json
-import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from backtracking_assets.assets import pushing
+from backtracking_assets.errors import BundleError
+from backtracking_assets.records import Cell
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.archive import archived_fingerprints
 from backtracking_assets.storage.bundles.location import open_location
 from backtracking_assets.storage.bundles.manifest import read_manifest
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets_tests.integration.processes import Finished, backtracking
-from backtracking_assets_tests.integration.studies import Study, make_study
+from backtracking_assets_tests.integration.studies import Study, make_study, run_cell
 from backtracking_assets_tests.s3_server import BUCKET, s3_server
 from backtracking_assets_tests.unit.bundle_samples import files
 
@@ -138,14 +142,13 @@ def test_an_experiment_that_is_not_known_here_comes_with_its_file(machines: Mach
     study = Study(tmp_path / "elsewhere", machines.study.document)
     study.home.mkdir()
     own = study.layout.root / "tiny.yaml"
-    for _ in range(2):
-        found = run(study, tmp_path, "pull", str(machines.bundles), "tiny")
-        assert found.code == 0, found.stderr
-        assert own.read_bytes() == machines.study.file.read_bytes()
-    assert "Fetched and verified by sha256: 0 files" in found.stdout
-    shutil.rmtree(study.layout.root)
     found = run(study, tmp_path, "pull", str(machines.bundles), "tiny")
+    assert found.code == 0, found.stderr
+    assert own.read_bytes() == machines.study.file.read_bytes()
     assert f"'tiny' has no file in data/experiments/: the bundle's is in {own}" in found.stdout
+    again = run(study, tmp_path, "pull", str(machines.bundles), "tiny")
+    assert again.code == 0, again.stderr
+    assert "Fetched and verified by sha256: 0 files" in again.stdout
     status = run(study, tmp_path, "status", str(own), "--json")
     assert status.code == 0, status.stderr
     assert [cell["completions"] for cell in json.loads(status.stdout)["cells"]][:2] == [6, 6]
@@ -213,3 +216,46 @@ def test_s3_is_reached_by_the_environment(
     }
     message = refused(run(there, tmp_path, "push", url, str(there.file), **without))
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in message
+
+
+def test_a_run_of_the_ui_pushes_its_cell(there: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKTRACKING_PUSH_URL", str(tmp_path / "bundles"))
+    with there.active(), dg.instance_for_test() as instance:
+        assert run_cell(instance, there.experiment(), Cell("attn_1", 1.0)).success
+    content = open_location(str(tmp_path / "bundles"), "tiny").read_manifest()
+    assert content is not None
+    paths = set(read_manifest(content, experiment="tiny", where="there").by_path)
+    assert paths == {*files(there.layout), "experiment.yaml", "constraints.txt"}
+
+
+def test_a_place_that_hangs_is_waited_for_in_bounds(there: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = threading.Event()
+    monkeypatch.setattr(pushing, "push_results", lambda experiment, url: hanging.wait())
+    background = pushing.BackgroundPush(there.experiment(), "/nowhere")
+    assert background.finish(0) is None  # nothing was asked for
+    background.ask()
+    assert "did not end within 0 s and was given up" in str(background.finish(0.2))
+    hanging.set()
+    assert background.finish() is None
+
+
+def test_cells_that_finish_during_a_push_go_with_the_next_one(there: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, goes_on = threading.Semaphore(0), threading.Semaphore(0)
+    calls = []
+
+    def push_results(experiment: object, url: str) -> None:
+        calls.append(url)
+        began.release()
+        goes_on.acquire()
+        if len(calls) == 1:
+            raise BundleError("The place is full.")
+
+    monkeypatch.setattr(pushing, "push_results", push_results)
+    background = pushing.BackgroundPush(there.experiment(), "/nowhere")
+    background.ask()
+    began.acquire()
+    background.ask()
+    background.ask()
+    goes_on.release(2)
+    assert background.finish() is None  # the second push caught up
+    assert calls == ["/nowhere", "/nowhere"]

@@ -15,6 +15,7 @@ from backtracking_assets.storage.archive import compact
 from backtracking_assets.storage.bundles.location import Location
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.rows import Key
 from backtracking_assets_tests.integration.processes import finish, replace_environment, start
 from backtracking_assets_tests.s3_server import BUCKET, s3_server
 from backtracking_assets_tests.unit.bundle_samples import (
@@ -248,8 +249,9 @@ def test_a_push_beside_a_process_that_generates_is_consistent(tmp_path: Path) ->
     log.touch()
     process = start(generate, layout.root, log, 30)
     place = str(tmp_path / "bundles")
+    found: dict[str, set[Key]] = {}
     n_pushes = 0
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     running = True
     while running:
         assert time.monotonic() < deadline
@@ -257,15 +259,15 @@ def test_a_push_beside_a_process_that_generates_is_consistent(tmp_path: Path) ->
         durable = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
         pushed = send(layout, place)
         assert pushed.notes == ()
+        n_pushes += 1
         there = StoreLayout(tmp_path / f"there{n_pushes}" / EXPERIMENT)
         receive(there, place)
         found = held(there)
         for fingerprint, problem_id, sample_id in durable:
             assert (problem_id, int(sample_id)) in found[fingerprint]
-        n_pushes += 1
     assert finish(process) == 0
     assert n_pushes > 2
     assert {name: len(has) for name, has in found.items()} == {
         condition(0.0, seed=seed).fingerprint: 8 for seed in range(30)
     }
-    assert not list(there.journal.glob("*/*.parquet"))
+    assert not list((tmp_path / f"there{n_pushes}" / EXPERIMENT / "journal").glob("*/*.parquet"))
