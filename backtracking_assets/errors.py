@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BacktrackingError",
+    "BundleError",
     "CheckpointError",
     "ExperimentError",
     "ProblemFileError",
@@ -35,6 +36,10 @@ class CheckpointError(BacktrackingError):
 
 class StorageError(BacktrackingError):
     """The journal, the archive or the database cannot be read or written."""
+
+
+class BundleError(BacktrackingError):
+    """A bundle, or the place where it lies, cannot be used."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -45,16 +45,7 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
         ExperimentError: the file is missing, is not YAML, or breaks a rule; the message names the place.
     """
     path = find_experiment(str(name_or_path))
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # a SafeLoader
-    except UnicodeDecodeError as error:
-        raise ExperimentError(f"{path}: the file is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except yaml.YAMLError as error:
-        raise ExperimentError(f"{path}: the file is not valid YAML: {_one_line(str(error))}.") from error
-    except OSError as error:
-        raise ExperimentError(f"{path}: the file cannot be read: {error.strerror}.") from error
-    if not isinstance(content, dict):
-        raise ExperimentError(f"{path}: the file must hold a mapping with the keys of an experiment.")
+    content = read_document(path)
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
@@ -62,6 +53,36 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
     experiment._source = path
     _refuse_shared_name(experiment, path)
     return experiment
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The sections of an experiment file as YAML has them, unchecked.
+
+    Raises:
+        ExperimentError: the file cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # a SafeLoader
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{path}: the file is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date of month 13, or endless nesting
+        raise ExperimentError(f"{path}: the file is not valid YAML: {_one_line(str(error))}.") from error
+    except OSError as error:
+        raise ExperimentError(f"{path}: the file cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict):
+        raise ExperimentError(f"{path}: the file must hold a mapping with the keys of an experiment.")
+    return content
+
+
+def differing_sections(first: Path, second: Path) -> list[str]:
+    """Names of the sections in which two experiment files differ, as YAML has them; comments do not count.
+
+    Raises:
+        ExperimentError: one of them cannot be read.
+    """
+    ours, theirs = read_document(first), read_document(second)
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [str(name) for name in names if name not in ours or name not in theirs or ours[name] != theirs[name]]
 
 
 def _refuse_shared_name(experiment: Experiment, path: Path) -> None:

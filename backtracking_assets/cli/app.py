@@ -25,6 +25,9 @@ app = typer.Typer(
 ExperimentArgument = Annotated[
     str, typer.Argument(metavar="EXPERIMENT", help="A name in data/experiments/ or a path to a YAML file.")
 ]
+UrlArgument = Annotated[
+    str, typer.Argument(metavar="URL", help="A folder, s3://bucket/prefix or hf://datasets/user/name.")
+]
 DEFAULT = "organism"
 
 
@@ -66,11 +69,33 @@ def sweep(
         list[float] | None, typer.Option(help="Only cells at this scale; may be given more than once.")
     ] = None,
     job: Annotated[str, typer.Option(help="The step of the study to do.")] = "full_study",
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Push results there after every finished cell; BACKTRACKING_PUSH_URL does the same."
+        ),
+    ] = None,
 ) -> None:
     """Do what is missing of the plan, then print the results and where the report lies."""
     from backtracking_assets.cli.sweep import run_sweep
 
-    sys.exit(run_sweep(experiment, layer_subset or [], scale or [], job, Console()))
+    sys.exit(run_sweep(experiment, layer_subset or [], scale or [], job, Console(), push=push))
+
+
+@app.command()
+def push(url: UrlArgument, experiment: ExperimentArgument = DEFAULT) -> None:
+    """Send an experiment's results to a folder, S3 or the Hugging Face hub; only what is missing there is sent."""
+    from backtracking_assets.cli.bundles import run_push
+
+    sys.exit(run_push(url, experiment, Console()))
+
+
+@app.command()
+def pull(url: UrlArgument, experiment: ExperimentArgument = DEFAULT) -> None:
+    """Take the results that were pushed to a URL into this machine's; nothing that is here is lost."""
+    from backtracking_assets.cli.bundles import run_pull
+
+    sys.exit(run_pull(url, experiment, Console()))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.pages import sweep_is_reported
 from backtracking_assets.assets.progress import Progress as CellProgress
 from backtracking_assets.assets.progress import listening
+from backtracking_assets.assets.pushing import BackgroundPush, push_url, pushing_cells
 from backtracking_assets.assets.status import CellAsset, CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import current_baseline
 from backtracking_assets.cli.instance import open_instance
@@ -42,9 +43,17 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def run_sweep(
-    name: str, layer_subsets: Sequence[str], scales: Sequence[float], step_name: str, console: Console
+    name: str,
+    layer_subsets: Sequence[str],
+    scales: Sequence[float],
+    step_name: str,
+    console: Console,
+    *,
+    push: str | None = None,
 ) -> int:
     """Do what is missing of a step of the study; the exit code.
+
+    Finished cells are pushed to the URL `push`, or that of the environment, without being waited for.
 
     Raises:
         BacktrackingError: a source, an option or the store is unfit; nothing was generated then.
@@ -65,9 +74,9 @@ def run_sweep(
         # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
         prompts(opened)
         devices_for(experiment.model.device)
-    with open_instance() as instance:
+    with pushing_cells(experiment, push or push_url()) as background, open_instance() as instance:
         reconcile_with_progress(instance, opened, console)
-        runner = _Runner(experiment, instance)
+        runner = _Runner(experiment, instance, background)
         console.print(
             f"{experiment.name}: {len(wanted)} cells of {experiment.completions_per_cell} completions, "
             f"{len(wanted) - len(missing)} done before, {len(missing)} to do."
@@ -81,6 +90,9 @@ def run_sweep(
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 _say_stopped(experiment, wanted, console)
                 return signals.exit_code()
+        if background is not None:
+            background.ask()  # the comparisons and the sweep's page
+            _warn(background.finish(), console)
     _show_results(experiment, console)
     for failure in runner.failures:
         console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
@@ -148,6 +160,7 @@ class _Runner:
 
     experiment: Experiment
     instance: dg.DagsterInstance
+    background: BackgroundPush | None = None
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -184,6 +197,8 @@ class _Runner:
                     self._run(CELLS_JOB, cell, device, status.first_asset)
                 signals.stop_if_signaled()
                 bars.finish()
+                if self.background is not None:
+                    _warn(self.background.warning(), console)
                 left = len(statuses) - place - 1
                 if self.failures and cell.scale == BASELINE_SCALE and left:
                     console.print(f"Not started, since each is compared with the baseline: {left} cells.")
@@ -298,6 +313,11 @@ def _progress(console: Console, experiment: Experiment, n_cells: int, device: st
         shown = _Bars(bars, experiment, n_cells)
         with listening(shown.told):
             yield shown
+
+
+def _warn(warning: str | None, console: Console) -> None:
+    if warning is not None:
+        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True, highlight=False)
 
 
 def _say_stopped(experiment: Experiment, wanted: Sequence[Cell], console: Console) -> None:

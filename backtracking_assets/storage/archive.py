@@ -3,6 +3,7 @@
 It is what travels between machines, and the database can be made again from it.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pyarrow as pa
@@ -37,6 +38,16 @@ CONTENT_COLUMNS = (
 """Columns that the condition and the prompt decide; the others say when, where and by which run a row was made."""
 
 
+class DifferentCompletionsError(StorageError):
+    """A completion exists twice, with different content."""
+
+    def __init__(self, key: Key, chunk_ids: tuple[str, str]) -> None:
+        super().__init__(
+            f"two different completions of problem {key[0]}, sample {key[1]} (chunks {chunk_ids[0]} and {chunk_ids[1]})"
+        )
+        self.key = key
+
+
 def compact(layout: StoreLayout, condition: Condition) -> int:
     """Put a condition's finished chunks and its archive into one archive sorted by key; how many completions it holds.
 
@@ -55,11 +66,42 @@ def compact(layout: StoreLayout, condition: Condition) -> int:
         tables.insert(0, present)
     if not tables:
         raise StorageError(f"Condition {fingerprint[:12]} has no finished completion to archive.")
-    merged = _merge(fingerprint, pa.concat_tables(tables))
+    try:
+        merged = merge_completions(tables)
+    except DifferentCompletionsError as difference:
+        raise StorageError(
+            f"Condition {fingerprint[:12]} has {difference}; nothing was overwritten. "
+            f"Move the archive or the journal of this condition away, and run the same command again."
+        ) from difference
     if present is None or merged.num_rows != present.num_rows:
-        facts = {**_archive_facts(fingerprint), "condition": condition.canonical_json()}
-        write_parquet(merged, layout.archive_of(fingerprint), facts, "archive")
+        write_archive(layout, condition, merged)
     return merged.num_rows
+
+
+def merge_completions(tables: Sequence[pa.Table]) -> pa.Table:
+    """Completions of one condition, one row a key, sorted by key; of rows with the same content the first stays.
+
+    Raises:
+        DifferentCompletionsError: a completion exists twice, with different content.
+    """
+    table = pa.concat_tables(tables)
+    rows: dict[Key, int] = {}
+    content = table.select(list(CONTENT_COLUMNS))
+    for row, key in enumerate(keys_of(table)):
+        first = rows.setdefault(key, row)
+        if first != row and not content.slice(first, 1).equals(content.slice(row, 1)):
+            raise DifferentCompletionsError(key, (table["chunk_id"][first].as_py(), table["chunk_id"][row].as_py()))
+    return table.take([rows[key] for key in sorted(rows)])
+
+
+def write_archive(layout: StoreLayout, condition: Condition, completions: pa.Table) -> None:
+    """Put a condition's completions, sorted by key, in the place of its archive.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    facts = {**_archive_facts(condition.fingerprint), "condition": condition.canonical_json()}
+    write_parquet(completions, layout.archive_of(condition.fingerprint), facts, "archive")
 
 
 def verified_archive(layout: StoreLayout, fingerprint: str) -> pa.Table | None:
@@ -104,6 +146,19 @@ def archived_keys(layout: StoreLayout, fingerprint: str) -> set[Key]:
     return set(keys_of(read_columns(path, columns, schema=COMPLETIONS, expected=_archive_facts(fingerprint))))
 
 
+def archived_chunk_ids(layout: StoreLayout, fingerprint: str) -> set[str]:
+    """Chunks that the archived completions were generated in; empty where there is no archive.
+
+    Raises:
+        DamagedFileError: see `archived_keys`.
+    """
+    path = layout.archive_of(fingerprint)
+    if not path.exists():
+        return set()
+    table = read_columns(path, ("chunk_id",), schema=COMPLETIONS, expected=_archive_facts(fingerprint))
+    return set(table.column("chunk_id").unique().to_pylist())
+
+
 def archived_fingerprints(layout: StoreLayout) -> list[str]:
     """Fingerprints of the conditions that have an archive, sorted."""
     return sorted(path.stem for path in layout.archive.glob("*.parquet") if is_fingerprint(path.stem))
@@ -128,18 +183,3 @@ def archived_condition(layout: StoreLayout, fingerprint: str) -> Condition:
 
 def _archive_facts(fingerprint: str) -> dict[str, str]:
     return {"kind": "archive", "fingerprint": fingerprint}
-
-
-def _merge(fingerprint: str, table: pa.Table) -> pa.Table:
-    """One row a key, sorted by key; of rows with the same content the first stays, and different content is refused."""
-    rows: dict[Key, int] = {}
-    content = table.select(list(CONTENT_COLUMNS))
-    for row, key in enumerate(keys_of(table)):
-        first = rows.setdefault(key, row)
-        if first != row and not content.slice(first, 1).equals(content.slice(row, 1)):
-            raise StorageError(
-                f"Condition {fingerprint[:12]} has two different completions of problem {key[0]}, sample {key[1]} "
-                f"(chunks {table['chunk_id'][first]} and {table['chunk_id'][row]}); nothing was overwritten. "
-                f"Move the archive or the journal of this condition away, and run the same command again."
-            )
-    return table.take([rows[key] for key in sorted(rows)])

@@ -54,7 +54,7 @@ def plan_chunks(
         appended = cut(fingerprint, [key for key in missing if key not in covered], size)
         planned = planned + appended
     if appended:
-        _write_plan(layout, fingerprint, planned)
+        write_plan(layout, fingerprint, planned)
     open_keys = set(missing)
     return [chunk for chunk in planned if open_keys.intersection(chunk.keys)]
 
@@ -88,7 +88,7 @@ def finished_chunks(layout: StoreLayout, fingerprint: str) -> dict[str, pa.Table
     tables: dict[str, pa.Table] = {}
     for path in sorted(layout.journal_of(fingerprint).glob("*.parquet")):
         try:
-            tables[path.stem] = _read_chunk(path, fingerprint)
+            tables[path.stem] = read_chunk(path, fingerprint)
         except DamagedFileError as damage:
             set_aside(layout, path, damage.reason)
     return tables
@@ -100,7 +100,7 @@ def journal_progress(layout: StoreLayout, fingerprint: str) -> tuple[int, int]:
     Raises:
         DamagedFileError: the plan cannot be read.
     """
-    planned = _read_plan(layout, fingerprint) or []
+    planned = read_plan(layout.plan_of(fingerprint), fingerprint) or []
     finished = [chunk for chunk in planned if layout.chunk_file(fingerprint, chunk.chunk_id).exists()]
     return sum(len(chunk.keys) for chunk in finished), sum(len(chunk.keys) for chunk in planned)
 
@@ -111,7 +111,7 @@ def finished_keys(layout: StoreLayout, fingerprint: str) -> set[Key]:
     Raises:
         DamagedFileError: the plan cannot be read.
     """
-    planned = _read_plan(layout, fingerprint) or []
+    planned = read_plan(layout, fingerprint) or []
     return {key for c in planned if layout.chunk_file(fingerprint, c.chunk_id).exists() for key in c.keys}
 
 
@@ -131,7 +131,12 @@ def clear_journal(layout: StoreLayout, fingerprint: str) -> None:
         folder.rmdir()
 
 
-def _read_chunk(path: Path, fingerprint: str) -> pa.Table:
+def read_chunk(path: Path, fingerprint: str) -> pa.Table:
+    """Completions of one chunk file, in the order of its keys.
+
+    Raises:
+        DamagedFileError: it is missing, torn, or of another chunk or condition.
+    """
     table = read_parquet(path, schema=COMPLETIONS, expected=_chunk_facts(fingerprint, path.stem))
     if chunk_of(fingerprint, keys_of(table)).chunk_id != path.stem:
         raise DamagedFileError(path, "its completions are not those of its chunk")
@@ -156,15 +161,19 @@ def _plan_around_finished(layout: StoreLayout, fingerprint: str, missing: list[K
 
 def _usable_plan(layout: StoreLayout, fingerprint: str) -> list[Chunk] | None:
     try:
-        return _read_plan(layout, fingerprint)
+        return read_plan(layout.plan_of(fingerprint), fingerprint)
     except DamagedFileError as damage:
         set_aside(layout, damage.path, damage.reason)
         return None
 
 
-def _read_plan(layout: StoreLayout, fingerprint: str) -> list[Chunk] | None:
-    """The plan as written; None where there is none."""
-    path = layout.plan_of(fingerprint)
+def read_plan(path: Path, fingerprint: str) -> list[Chunk] | None:
+    """The chunks of a plan file, in their order; None where there is no file.
+
+    Raises:
+        DamagedFileError: it is torn, or the plan of another condition.
+        StorageError: it may not be read.
+    """
     try:
         content = json.loads(path.read_bytes())
         stated = content.pop("sha256")
@@ -184,7 +193,12 @@ def _read_plan(layout: StoreLayout, fingerprint: str) -> list[Chunk] | None:
     return chunks
 
 
-def _write_plan(layout: StoreLayout, fingerprint: str, chunks: list[Chunk]) -> None:
+def write_plan(layout: StoreLayout, fingerprint: str, chunks: Sequence[Chunk]) -> None:
+    """Put a plan in the place of the one that is there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     content: dict[str, Any] = {
         "format": _PLAN_FORMAT,
         "fingerprint": fingerprint,

@@ -79,6 +79,20 @@ class StoreLayout:
     def database_lock(self) -> Path:
         return self.locks / ("database.lock" if self.database_file == DATABASE_FILE else "rebuilding.lock")
 
+    @property
+    def pull_lock(self) -> Path:
+        return self.locks / "pull.lock"
+
+    @property
+    def incoming(self) -> Path:
+        """Files of a bundle that are fetched and not taken yet."""
+        return self.root / "incoming"
+
+    @property
+    def pulled(self) -> Path:
+        """The manifest and the documents of the bundle that was pulled last."""
+        return self.root / "pulled"
+
     def prepare(self) -> None:
         """Make the folders.
 

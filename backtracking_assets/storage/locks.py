@@ -16,6 +16,10 @@ OnWait = Callable[[float], None]
 """Called now and then with the seconds waited so far."""
 
 
+class LockHeldError(StorageError):
+    """Another process holds a lock for longer than it was waited for."""
+
+
 @contextmanager
 def generation_lock(
     layout: StoreLayout,
@@ -28,7 +32,8 @@ def generation_lock(
     """Hold the right to generate one condition; others wait, without end unless `timeout` (seconds) is given.
 
     Raises:
-        StorageError: the time is up; the message names the holder.
+        LockHeldError: the time is up; the message names the holder.
+        StorageError: the lock file cannot be made.
     """
     lock = layout.generation_lock_of(fingerprint)
     with _held(lock, f"Condition {fingerprint[:12]}", on_wait, timeout, every):
@@ -52,6 +57,15 @@ def whole_sweep_lock(layout: StoreLayout) -> Iterator[None]:
 
 
 @contextmanager
+def pull_lock(
+    layout: StoreLayout, on_wait: OnWait | None = None, *, timeout: float | None = None, every: float = 5.0
+) -> Iterator[None]:
+    """Hold the right to take a bundle into the store; see `generation_lock`."""
+    with _held(layout.pull_lock, f"Pulling into {layout.root}", on_wait, timeout, every):
+        yield
+
+
+@contextmanager
 def _held(path: Path, what: str, on_wait: OnWait | None, timeout: float | None, every: float) -> Iterator[None]:
     lock = FileLock(path)
     # The holder is noted beside the lock: releases of filelock before 4 empty the lock file whenever they open it.
@@ -68,7 +82,7 @@ def _held(path: Path, what: str, on_wait: OnWait | None, timeout: float | None, 
             except Timeout:
                 waited = time.monotonic() - began
                 if timeout is not None and waited >= timeout:
-                    raise StorageError(
+                    raise LockHeldError(
                         f"{what} is in use by {_read_note(note)}; after {waited:.0f} s of waiting this run gave up. "
                         f"Nothing is lost: when that process has ended, run the same command again."
                     ) from None

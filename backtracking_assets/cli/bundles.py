@@ -1,0 +1,160 @@
+"""`backtracking push` and `pull`: results travel between machines."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.provenance import versions
+from backtracking_assets.assets.pulled import after_pull
+from backtracking_assets.assets.pushing import push_results
+from backtracking_assets.errors import ExperimentError
+from backtracking_assets.experiment import Experiment, outputs_home
+from backtracking_assets.experiment_file import differing_sections, find_experiment, load_experiment
+from backtracking_assets.storage.bundles.location import open_location
+from backtracking_assets.storage.bundles.manifest import EXPERIMENT_FILE, Manifest
+from backtracking_assets.storage.bundles.pull import Pulled, experiment_copy, pull
+from backtracking_assets.storage.bundles.push import OnTransfer, Pushed
+from backtracking_assets.storage.layout import StoreLayout
+
+EXIT_DONE, EXIT_LEFT_OUT = 0, 1
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
+
+
+def run_push(url: str, name: str, console: Console) -> int:
+    """Push an experiment's results and say what was sent and verified; the exit code.
+
+    Raises:
+        BacktrackingError: the URL, the bundle there or the store cannot be used; the earlier bundle is untouched.
+    """
+    experiment = load_experiment(name)
+    location = open_location(url, experiment.name)
+    with _bar(console, "sent") as on_transfer:
+        pushed = push_results(experiment, url, on_transfer)
+    _say(console, f"{experiment.name} at {location.shown}: {pushed.files} files, {_size(pushed.size)}.")
+    _say(console, f"Sent: {pushed.sent} files, {_size(pushed.sent_bytes)}. {_verified(pushed)}")
+    for note in pushed.notes:
+        _say(console, note, style="yellow")
+    return EXIT_DONE
+
+
+def run_pull(url: str, name: str, console: Console) -> int:
+    """Take a bundle into the store and say what came; the exit code.
+
+    Raises:
+        BacktrackingError: the URL, the bundle or the store cannot be used. A bundle is taken whole or not at all.
+    """
+    experiment = _known_experiment(name)
+    experiment_name = experiment.name if experiment is not None else name
+    layout = StoreLayout(outputs_home() / experiment_name)
+    location = open_location(url, experiment_name)
+    with _bar(console, "fetched") as on_transfer:
+        pulled = pull(
+            layout, location, experiment=experiment_name, known=experiment is not None, on_transfer=on_transfer
+        )
+    _show(pulled, location.shown, console)
+    if experiment is None:
+        own = experiment_copy(layout, experiment_name)
+        _say(
+            console,
+            f"{experiment_name!r} has no file in data/experiments/: the bundle's is in {own}. Look through it, then "
+            f"copy it there, for which its relative paths are written, or give its path to a command: "
+            f"backtracking status {own}",
+        )
+        experiment = load_experiment(own)
+    elif (layout.pulled / EXPERIMENT_FILE).is_file():
+        theirs = layout.pulled / EXPERIMENT_FILE
+        if sections := differing_sections(experiment.source, theirs):
+            _say(
+                console,
+                f"{experiment.source} differs from the bundle's {theirs} in: {', '.join(sections)}. Yours is "
+                f"unchanged; cells are done where their completions are what it asks for.",
+                style="yellow",
+            )
+    stored = after_pull(OpenExperiment(experiment, download=False))
+    _say(console, f"Stored in the database: {stored} conditions. See: backtracking status {name}")
+    return EXIT_LEFT_OUT if pulled.skipped or pulled.notes else EXIT_DONE
+
+
+def _known_experiment(name: str) -> Experiment | None:
+    """The experiment of this name or file; None where this machine has none of that name.
+
+    Raises:
+        ExperimentError: its file is unfit, or the argument is neither a file nor a name.
+    """
+    try:
+        find_experiment(name)
+    except ExperimentError:
+        if not _NAME.fullmatch(name):
+            raise
+        own = experiment_copy(StoreLayout(outputs_home() / name), name)
+        return load_experiment(own) if own.is_file() else None
+    return load_experiment(name)
+
+
+def _show(pulled: Pulled, shown: str, console: Console) -> None:
+    manifest = pulled.manifest
+    _say(
+        console,
+        f"{manifest.experiment} at {shown}: {len(manifest.files)} files, {_size(manifest.size)}, made "
+        f"{manifest.made.at} on {manifest.made.host} (commit {manifest.made.commit}).",
+    )
+    _say(
+        console,
+        f"Fetched and verified by sha256: {pulled.fetched} files, {_size(pulled.fetched_bytes)}. Taken: "
+        f"{pulled.completions} completions of {pulled.conditions} conditions, {pulled.pages} pages.",
+    )
+    if differing := _other_versions(manifest):
+        _say(console, f"Made by other versions: {differing}.", style="yellow")
+    for sentence in (*pulled.skipped, *pulled.notes):
+        _say(console, sentence, style="yellow")
+
+
+def _other_versions(manifest: Manifest) -> str:
+    here: Mapping[str, str] = versions()
+    theirs = manifest.made.versions
+    return ", ".join(
+        f"{package} {theirs[package]} there and {here[package]} here"
+        for package in here
+        if package in theirs and theirs[package] != here[package]
+    )
+
+
+def _verified(pushed: Pushed) -> str:
+    ways = []
+    if pushed.by_checksum:
+        ways.append(f"{pushed.by_checksum} by the checksum that the place keeps")
+    if pushed.by_reading:
+        ways.append(f"{pushed.by_reading} by reading them back")
+    if pushed.by_size:
+        ways.append(f"{pushed.by_size} from earlier pushes by size")
+    return f"Verified: {', '.join(ways)}." if ways else "Nothing to verify."
+
+
+def _size(n_bytes: int) -> str:
+    if n_bytes < 1000:
+        return f"{n_bytes} bytes"
+    for unit, factor in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
+        if n_bytes < 999.5 * factor:
+            return f"{n_bytes / factor:.3g} {unit}"
+    return f"{n_bytes / 1e12:.3g} TB"
+
+
+def _say(console: Console, sentence: str, style: str | None = None) -> None:
+    console.print(sentence, style=style, markup=False, soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _bar(console: Console, verb: str) -> Iterator[OnTransfer]:
+    """A bar of bytes in a terminal; nothing in a file or a pipe."""
+    columns = (TextColumn(verb), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(verb, total=None)
+
+        def moved(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield moved
