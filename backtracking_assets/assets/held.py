@@ -54,7 +54,8 @@ def held_sweep(opened: OpenExperiment, cells: dict[Cell, HeldCell]) -> dict[str,
     """What the store holds of the whole-sweep assets; `cells` as `held_cells` gives them."""
     status = sweep_status(opened)
     held = {}
-    if status.comparisons.state != "missing":
+    # Where only the baseline is there, comparisons that hold no row are all that there can be.
+    if status.comparisons.state != "missing" or status.comparisons.n_changed == 0:
         planned = current_cells(opened, opened.experiment.planned_cells())
         version = cells_digest(stored for stored in planned if stored.cell in cells)
         compared = Held(version, status.comparisons.state == "current")

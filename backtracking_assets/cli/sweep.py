@@ -105,7 +105,7 @@ def write_report(name: str, console: Console) -> int:
     opened = OpenExperiment(experiment, download=False)
     opened.layout.prepare()
     with open_instance() as instance:
-        reconcile_with_progress(instance, opened, console)
+        reconcile_with_progress(instance, opened, Console(stderr=True))  # a script takes the path from the output
         runner = _Runner(experiment, instance)
         runner.run_whole_sweep(STEPS["full_study"].sweep_jobs)
     for failure in runner.failures:

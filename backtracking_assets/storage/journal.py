@@ -111,7 +111,7 @@ def finished_keys(layout: StoreLayout, fingerprint: str) -> set[Key]:
     Raises:
         DamagedFileError: the plan cannot be read.
     """
-    planned = read_plan(layout, fingerprint) or []
+    planned = read_plan(layout.plan_of(fingerprint), fingerprint) or []
     return {key for c in planned if layout.chunk_file(fingerprint, c.chunk_id).exists() for key in c.keys}
 
 
