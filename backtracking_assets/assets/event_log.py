@@ -20,7 +20,7 @@ _DIMENSION_TAG = "dagster/partition/{}"
 _NEVER_MADE = "INITIAL", "NULL"
 """Version and event pointer of an input that has no materialization."""
 
-_MOST_PARTITIONS = 100
+MOST_PARTITIONS = 100
 """From here on Dagster takes the version of the latest partition for that of all partitions together."""
 
 _MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -56,18 +56,20 @@ def recorded_partitions(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[
     }
 
 
-def recorded(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None) -> Recorded | None:
-    """The latest materialization; None where there is none."""
-    found = _latest(instance, key, partition)
+def recorded(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None, *, until: int | None = None
+) -> Recorded | None:
+    """The latest materialization, up to the storage id `until` where given; None where there is none."""
+    found = _latest(instance, key, partition, None if until is None else until + 1)
     return None if found is None else Recorded(found[0], found[1].get(DATA_VERSION_TAG))
 
 
-def recorded_input(
-    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, of: dg.AssetKey
-) -> str | None:
-    """The version of an input that the latest materialization says it was made from."""
+def stated_input(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, of: dg.AssetKey) -> Input:
+    """An input as the latest materialization states it."""
     found = _latest(instance, key, partition)
-    return None if found is None else found[1].get(_INPUT_VERSION_TAG.format(of.to_user_string()))
+    tags, name = {} if found is None else found[1], of.to_user_string()
+    version, pointer = tags.get(_INPUT_VERSION_TAG.format(name)), tags.get(_INPUT_EVENT_TAG.format(name))
+    return Input(of, version or _NEVER_MADE[0], pointer or _NEVER_MADE[1])
 
 
 def observed_partitions(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, int]:
@@ -89,7 +91,7 @@ def input_of_partitions(key: dg.AssetKey, found: Mapping[str, Recorded], wanted:
     if not there:
         return Input(key, *_NEVER_MADE)
     latest = max(there.values(), key=lambda recorded: recorded.storage_id)
-    if len(names) >= _MOST_PARTITIONS:
+    if len(names) >= MOST_PARTITIONS:
         return input_of(key, latest)
     versions = "".join(recorded.data_version or "" for recorded in there.values())
     return Input(key, sha256(versions.encode()).hexdigest(), str(latest.storage_id))
@@ -125,13 +127,12 @@ def record_materialization(
 
 
 def _latest(
-    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None, before: int | None = None
 ) -> tuple[int, Mapping[str, str]] | None:
-    """Storage id and tags of the latest materialization."""
+    """Storage id and tags of the latest materialization, or of the latest one before a storage id."""
     partitions = None if partition is None else [partition]
-    found = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=key, asset_partitions=partitions), limit=1
-    ).records
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=partitions, before_storage_id=before)
+    found = instance.fetch_materializations(wanted, limit=1).records
     if not found or found[0].asset_materialization is None:
         return None
     return found[0].storage_id, found[0].asset_materialization.tags or {}

@@ -20,6 +20,7 @@ from backtracking_assets.assets.cell_metadata import (
 )
 from backtracking_assets.assets.contents import cell_report, sweep_report
 from backtracking_assets.assets.event_log import (
+    MOST_PARTITIONS,
     Input,
     Recorded,
     input_of,
@@ -27,8 +28,8 @@ from backtracking_assets.assets.event_log import (
     observed_partitions,
     record_materialization,
     recorded,
-    recorded_input,
     recorded_partitions,
+    stated_input,
 )
 from backtracking_assets.assets.graph import experiment_assets
 from backtracking_assets.assets.held import Held, HeldCell, held_cells, held_sweep
@@ -45,6 +46,8 @@ from backtracking_assets.records import Cell
 _DESCRIPTION = "Recorded from the store: this is there, and no run of this Dagster instance made it."
 _ABSENT = "The store does not hold this any more."
 _OTHER = "The store holds another version of this, which is not what the experiment file asks for now."
+
+_SWEEP_ASSETS = ("subset_sweep", "scale_sweep", "phase2_report")
 
 OnCell = Callable[[int, int], None]
 """Called with the cells that are recorded and how many there are to record."""
@@ -87,7 +90,7 @@ def reconcile(
     """
     result = Reconciled(sources=record_sources(instance, opened))
     log, held = _Log(instance, opened), held_cells(opened)
-    due = [cell for cell in log.cells if any(_is_due(log, asset, cell, held.get(cell)) for asset in CELL_ASSETS)]
+    due = [cell for cell in log.keys if any(_is_due(log, asset, cell, held.get(cell)) for asset in CELL_ASSETS)]
     for done, cell in enumerate(due, start=1):
         for asset in CELL_ASSETS:
             # Asked again: what is recorded of an asset may make the next one of the cell look stale.
@@ -108,9 +111,6 @@ def reconcile(
     return result
 
 
-_SWEEP_ASSETS = ("subset_sweep", "scale_sweep", "phase2_report")
-
-
 class _Log:
     """What the record says of an experiment, read when first asked for, with what is recorded meanwhile."""
 
@@ -120,7 +120,8 @@ class _Log:
         experiment = opened.experiment
         assets = experiment_assets(experiment)
         self.specs = {spec.key.path[-1]: spec for definition in assets for spec in definition.specs}
-        self.cells = [Cell(subset, scale) for subset in experiment.all_subsets() for scale in experiment.scales]
+        grid = (Cell(subset, scale) for subset in experiment.all_subsets() for scale in experiment.scales)
+        self.keys = {cell: str(cell_key(cell)) for cell in grid}
         self._partitions: dict[str, dict[str, Recorded]] = {}
         self._latest: dict[str, Recorded | None] = {}
 
@@ -134,28 +135,55 @@ class _Log:
         return self._partitions[asset]
 
     def of_cell(self, asset: str, cell: Cell) -> Recorded | None:
-        return self.partitions(asset).get(str(cell_key(cell)))
+        return self.partitions(asset).get(self.keys[cell])
+
+    def key(self, asset: str) -> dg.AssetKey:
+        return self.specs[asset].key
+
+    def version_at(self, asset: str, partition: str, pointer: str) -> str | None:
+        """The version that a partition had at an event, by which Dagster tells whether it has changed since."""
+        if not pointer.isdigit():
+            return None
+        found = recorded(self.instance, self.key(asset), partition, until=int(pointer))
+        return None if found is None else found.data_version
 
     def latest(self, asset: str) -> Recorded | None:
         if asset not in self._latest:
             self._latest[asset] = recorded(self.instance, self.specs[asset].key)
         return self._latest[asset]
 
-    def inputs(self, asset: str, cell: Cell | None, *, sources: bool = True) -> Iterator[Input]:
-        """What an asset is made from, as it is recorded now; with its sources, or without."""
+    def inputs(self, asset: str, cell: Cell | None) -> Iterator[Input]:
+        """What an asset is made from, as it is recorded now."""
         for dep in self.specs[asset].deps:
             name = dep.asset_key.path[-1]
-            if not sources and name not in (*CELL_ASSETS, *_SWEEP_ASSETS):
-                continue
             if self.specs[name].partitions_def is None:
                 yield input_of(dep.asset_key, self.latest(name))
-            elif name not in CELL_ASSETS:
-                assert cell is not None
-                yield input_of_partitions(dep.asset_key, self.partitions(name), [cell.layer_subset])
             else:
-                wanted = self.cells if cell is None else [cell]
-                keys = [str(cell_key(one)) for one in wanted]
-                yield input_of_partitions(dep.asset_key, self.partitions(name), keys)
+                yield input_of_partitions(dep.asset_key, self.partitions(name), self._needed(name, cell))
+
+    def changed_inputs(self, asset: str, cell: Cell | None, since: int) -> Iterator[tuple[str, list[str | None]]]:
+        """Inputs that were recorded after an event, and their partitions that were.
+
+        Sources are left out: a cell whose sources have changed is not current. So is what Dagster does not compare.
+        """
+        for dep in self.specs[asset].deps:
+            name = dep.asset_key.path[-1]
+            changed: list[str | None] = []
+            if name in _SWEEP_ASSETS:
+                found = self.latest(name)
+                changed = [None] if found is not None and found.storage_id > since else []
+            elif name in CELL_ASSETS and len(needed := self._needed(name, cell)) < MOST_PARTITIONS:
+                there = self.partitions(name)
+                changed = [key for key in needed if key in there and there[key].storage_id > since]
+            if changed:
+                yield name, changed
+
+    def _needed(self, name: str, cell: Cell | None) -> list[str]:
+        """The partitions of an input that an asset is made from: the cell's, or all."""
+        if name in CELL_ASSETS:
+            return list(self.keys.values()) if cell is None else [self.keys[cell]]
+        assert cell is not None
+        return [cell.layer_subset]
 
     def record(self, asset: str, cell: Cell | None, held: Held, metadata: Mapping[str, Any]) -> None:
         partition = None if cell is None else cell_key(cell)
@@ -179,28 +207,26 @@ def _is_due(log: _Log, asset: str, cell: Cell, held: HeldCell | None) -> bool:
         return False
     found = log.of_cell(asset, cell)
     # A mark that the store lacks this would stay the last word, although it is there again.
-    marked = found is not None and log.observed[asset].get(str(cell_key(cell)), 0) > found.storage_id
+    marked = found is not None and log.observed[asset].get(log.keys[cell], 0) > found.storage_id
     return marked or _differs(log, asset, cell, found, held.assets[asset])
 
 
 def _differs(log: _Log, asset: str, cell: Cell | None, found: Recorded | None, held: Held) -> bool:
-    """Whether the record lacks what is held, has another version, or was made from another version of an input.
-
-    Sources are left out: a cell whose sources have changed is not current.
-    """
+    """Whether the record lacks what is held, has another version, or names an input that has another version now."""
     if found is None or found.data_version != held.data_version:
         return True
-    for made_from in log.inputs(asset, cell, sources=False):
-        if made_from.pointer.isdigit() and int(made_from.pointer) > found.storage_id:
-            partition = None if cell is None else str(cell_key(cell))
-            stated = recorded_input(log.instance, log.specs[asset].key, partition, made_from.key)
-            if stated != made_from.version:
+    for name, partitions in log.changed_inputs(asset, cell, since=found.storage_id):
+        stated = stated_input(log.instance, log.key(asset), None if cell is None else log.keys[cell], log.key(name))
+        for partition in partitions:
+            now = log.latest(name) if partition is None else log.partitions(name)[partition]
+            then = stated.version if partition is None else log.version_at(name, partition, stated.pointer)
+            if now is None or now.data_version != then:
                 return True
     return False
 
 
 def _strays(log: _Log, held: Mapping[Cell, HeldCell]) -> Iterator[Stray]:
-    for cell in log.cells:
+    for cell in log.keys:
         there = held[cell].assets if cell in held else {}
         for asset in CELL_ASSETS:
             found = log.of_cell(asset, cell)
@@ -216,13 +242,13 @@ def _mark(log: _Log, strays: list[Stray]) -> None:
     """Have the page of each stray's partition say so, once."""
     for stray in strays:
         assert stray.cell is not None
-        key, found = cell_key(stray.cell), log.of_cell(stray.asset, stray.cell)
-        if found is None or log.observed[stray.asset].get(str(key), 0) > found.storage_id:
+        found = log.of_cell(stray.asset, stray.cell)
+        if found is None or log.observed[stray.asset].get(log.keys[stray.cell], 0) > found.storage_id:
             continue
         log.instance.report_runless_asset_event(
             dg.AssetObservation(
                 asset_key=log.specs[stray.asset].key,
-                partition=key,
+                partition=cell_key(stray.cell),
                 description=stray.reason,
                 metadata={"store": stray.reason, "database": dg.MetadataValue.path(str(log.opened.layout.database))},
             )

@@ -31,7 +31,7 @@ def run_rebuild(name: str, console: Console) -> int:
     layout.prepare()
     # Without these no cell can be told from another: refused before anything is made.
     _ = opened.checkpoint, opened.problems
-    before = _conditions_before(layout)
+    before, had_database = _conditions_before(layout), layout.database.exists()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     try:
         with rebuilding(layout) as new, Progress(*columns, console=console) as bars:
@@ -46,7 +46,8 @@ def run_rebuild(name: str, console: Console) -> int:
     except KeyboardInterrupt:
         console.print("Stopped: the old database is in place. The same command starts again.", style="yellow")
         return EXIT_STOPPED
-    for line in _outcome(opened, committed, restored, before):
+    kept = [f"The old file is kept in {layout.set_aside}."] if had_database else []
+    for line in [*_outcome(opened, committed, restored, before), *kept]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
     return EXIT_DONE
 

@@ -49,9 +49,10 @@ def reconcile_with_progress(instance: dg.DagsterInstance, opened: OpenExperiment
         result = reconcile(instance, opened, on_cell=on_cell)
     name = opened.experiment.name
     if result.recorded:
+        of_sweep = sum(cell is None for _, cell in result.recorded)
         console.print(
-            f"{name}: Dagster's record lacked what the store holds; {len(result.recorded)} materializations of "
-            f"{len(result.cells)} cells and the whole sweep were recorded.",
+            f"{name}: Dagster's record lacked what the store holds: recorded "
+            f"{len(result.recorded) - of_sweep} assets of {len(result.cells)} cells and {of_sweep} of the whole sweep.",
             soft_wrap=True,
         )
     if result.strays:
