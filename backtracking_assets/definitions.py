@@ -10,6 +10,7 @@ import warnings
 import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
+from backtracking_assets.assets.continuation import continuation_assets
 from backtracking_assets.assets.jobs import jobs
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
@@ -27,7 +28,12 @@ def build_definitions(experiment: Experiment) -> dg.Definitions:
         warnings.simplefilter("ignore", dg.PreviewWarning)
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.Definitions(
-            assets=[*source_assets(experiment), *cell_assets(experiment), *sweep_assets(experiment)],
+            assets=[
+                *source_assets(experiment),
+                *cell_assets(experiment),
+                *continuation_assets(experiment),
+                *sweep_assets(experiment),
+            ],
             jobs=jobs(experiment),
             executor=gpu_executor(experiment.model.device, device_locks_dir()),
         )

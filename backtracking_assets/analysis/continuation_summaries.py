@@ -185,8 +185,11 @@ def _values(measure: ContinuationMeasure, frame: pd.DataFrame) -> tuple[_Floats,
             frame[_COUNTED[measure.name]].to_numpy(dtype=np.float64),
             frame["n_continuations"].to_numpy(dtype=np.float64),
         )
-    values = frame["onset_rank"] == 1 if measure.name == "onset_first" else frame[measure.name]
-    return values.to_numpy(dtype=np.float64), np.ones(len(frame))
+    if measure.name == "onset_first":
+        values = np.equal(frame["onset_rank"].to_numpy(), 1).astype(np.float64)
+    else:
+        values = frame[measure.name].to_numpy(dtype=np.float64)
+    return values, np.ones(len(frame))
 
 
 def _is(frame: pd.DataFrame, cell: Cell) -> pd.Series:

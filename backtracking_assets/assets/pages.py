@@ -4,6 +4,7 @@ from pathlib import Path
 
 from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.assets.contents import cell_report, cells_digest, sweep_report
+from backtracking_assets.assets.continuing import stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import has_version, report_path, stamped, sweep_report_path
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells, detected_cell, measured_cells
@@ -28,10 +29,20 @@ def write_cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[
 
 
 def sweep_version(opened: OpenExperiment) -> str:
-    """What the sweep's page shows: the cells that are there, of those that are planned, and the statistics."""
+    """What the sweep's page shows: the cells that are there, of those that are planned, the statistics, and the
+    continuation ablation.
+    """
     planned = opened.experiment.planned_cells()
     there = cells_digest(current_cells(opened, planned))
-    return digest([there, [str(cell) for cell in planned], statistics_digest(opened.experiment.statistics)])
+    continued = stored_summaries(opened)
+    return digest(
+        [
+            there,
+            [str(cell) for cell in planned],
+            statistics_digest(opened.experiment.statistics),
+            None if continued is None else continued["continuation_digest"][0].as_py(),
+        ]
+    )
 
 
 def sweep_is_reported(opened: OpenExperiment) -> bool:

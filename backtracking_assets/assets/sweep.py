@@ -113,13 +113,13 @@ def _comparisons(
 
 
 def _phase2_report(experiment: Experiment) -> dg.AssetsDefinition:
+    shown = ["subset_sweep", "scale_sweep", "condition_reports"]
+    if experiment.continuation is not None:
+        shown.append("continuation_ablation")
+
     @dg.asset(
         key=[experiment.name, "phase2_report"],
-        deps=[
-            [experiment.name, "subset_sweep"],
-            [experiment.name, "scale_sweep"],
-            [experiment.name, "condition_reports"],
-        ],
+        deps=[[experiment.name, name] for name in shown],
         group_name=f"{experiment.name}_phase2",
         description="One HTML page for the whole sweep. Says what is missing where the sweep is partial.",
         kinds={"html"},
@@ -137,6 +137,7 @@ def _phase2_report(experiment: Experiment) -> dg.AssetsDefinition:
                 "cells": f"{done} of {len(report.cells)} planned",
                 "cell_pages_written_anew": refreshed,
                 "cells_digest": report.cells_digest,
+                "continuation_ablation": report.continuation.absent_because or "shown",
                 "report": dg.MetadataValue.path(str(path)),
                 "figure": png_figure(to_png(subset_bars(report), 96), "Every subset at the lowest scale"),
             },

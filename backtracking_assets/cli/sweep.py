@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backtracking_assets.assets.contents import sweep_report
-from backtracking_assets.assets.jobs import CELLS_JOB, STEPS
+from backtracking_assets.assets.continuing import settings_of, stored_summaries
+from backtracking_assets.assets.jobs import CELLS_JOB, CONTINUATION_JOB, STEPS
 from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
@@ -51,7 +52,12 @@ def run_sweep(
     if step is None:
         near = did_you_mean(step_name, STEPS)
         raise ExperimentError(f"There is no job {step_name!r}{near}; jobs: {', '.join(STEPS)}.")
+    if step_name == CONTINUATION_JOB:
+        settings_of(experiment)
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
+    # Who asks for some cells of the whole study waits for no other generation.
+    narrowed = step_name != CONTINUATION_JOB and bool(layer_subsets or scales)
+    sweep_jobs = [name for name in step.sweep_jobs if not (narrowed and name == CONTINUATION_JOB)]
     opened = OpenExperiment(experiment)
     opened.layout.prepare()
     statuses = {status.cell: status for status in planned_status(opened)}
@@ -72,8 +78,12 @@ def run_sweep(
                 if missing:
                     with _waiting_for_device(experiment, console) as device:
                         runner.run_cells(missing, device, signals, console)
-                if missing or "make_report_phase2" not in step.sweep_jobs or not sweep_is_reported(opened):
-                    runner.run_whole_sweep(step.sweep_jobs)
+                # Seen anew: cells that were made meanwhile may have changed the baseline.
+                if CONTINUATION_JOB in sweep_jobs and continuation_is_done(OpenExperiment(experiment)):
+                    sweep_jobs.remove(CONTINUATION_JOB)
+                left = missing or "make_report_phase2" not in sweep_jobs or CONTINUATION_JOB in sweep_jobs
+                if left or not sweep_is_reported(opened):
+                    runner.run_whole_sweep(sweep_jobs)
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 _say_stopped(experiment, wanted, console)
                 return signals.exit_code()
@@ -91,11 +101,17 @@ def write_report(name: str, console: Console) -> int:
     with open_instance() as instance:
         record_sources(instance, opened)
         runner = _Runner(experiment, instance)
-        runner.run_whole_sweep(STEPS["full_study"].sweep_jobs)
+        # A report needs no model: it shows the continuation ablation that is there, or says why there is none.
+        runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name != CONTINUATION_JOB])
     for failure in runner.failures:
         console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
     print(sweep_report_path(opened))
     return EXIT_FAILED if runner.failures else EXIT_DONE
+
+
+def continuation_is_done(opened: OpenExperiment) -> bool:
+    """Whether there is nothing to do for the continuation ablation: it is current, or not asked for."""
+    return opened.experiment.continuation is None or stored_summaries(opened) is not None
 
 
 def _chosen(

@@ -187,7 +187,8 @@ class _Batch:
         open_slots = list(range(len(self.slots)))
         paths: list[tuple[int, tuple[int, ...]]] = []  # prefix and new tokens of each row to come
         cache, padding = self.cache, self.padding
-        row_of = {(prefix, ()): prefix for prefix in range(len(self.prefixes))}  # rows by prefix and new tokens
+        # The row of each prefix and its new tokens.
+        row_of: dict[tuple[int, tuple[int, ...]], int] = {(row, ()): row for row in range(len(self.prefixes))}
         for step in range(sampling.max_new_tokens):
             if not open_slots:
                 break
