@@ -48,7 +48,7 @@ def refuse_worthless(positions: pa.Table) -> None:
                 f"{name} is {unscaled[name].iloc[0]:.6g} at each of {len(unscaled)} events without intervention; a "
                 "constant measures nothing, and nothing was stored."
             )
-    scaled = events[~_is(events, UNSCALED)].join(unscaled[list(_MEASURED)], on=_KEY, rsuffix="_unscaled")
+    scaled = events[~_is(events, UNSCALED)].join(unscaled[list(_MEASURED)].add_suffix("_unscaled"), on=_KEY)
     if len(scaled) and all((scaled[name] == scaled[f"{name}_unscaled"]).all() for name in _MEASURED):
         raise BacktrackingError(
             f"No intervention changes any value at any of {len(unscaled)} events; they do not act, and nothing was "
