@@ -75,7 +75,7 @@ def test_the_job_measures_every_position_under_every_intervention(
     result = run_job(instance, experiment)
     assert result.success
     (materialization,) = [event.materialization for event in result.get_asset_materialization_events()]
-    metadata = {name: entry.value for name, entry in materialization.metadata.items()}
+    metadata: dict[str, Any] = {name: entry.value for name, entry in materialization.metadata.items()}
     positions = queries.continuation_positions(study.layout).to_pandas()
     events, controls = (positions[positions["kind"] == kind] for kind in ("event", "control"))
     assert set(zip(positions["layer_subset"], positions["scale"], strict=True)) == {
