@@ -125,7 +125,11 @@ def measure_positions(
     made = {"continuation_digest": computed_from, "run_id": run_id, "fingerprint": baseline.fingerprint}
     position_rows: list[dict[str, object]] = []
     sample_rows: list[dict[str, object]] = []
-    with leased_device(devices_for(opened.experiment.model.device), device_locks_dir()) as device:
+
+    def waiting(seconds: float) -> None:
+        log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
+
+    with leased_device(devices_for(opened.experiment.model.device), device_locks_dir(), on_wait=waiting) as device:
         loaded = loaded_model(opened, device)
         name = device_name(device)
         for batch, outcomes in _batches(opened, loaded, chosen.positions, tokens, log):
@@ -160,8 +164,7 @@ def _batches(
     log: Callable[[str], None],
 ) -> Iterator[tuple[list[ChosenPosition], list[tuple[Cell, "Outcome", _Readings]]]]:
     """Each batch of positions with what every cell makes of it. What is batched together follows from the positions."""
-    from backtracking_assets.models.continuation import Reading as HowToRead
-    from backtracking_assets.models.continuation import continue_prefixes
+    from backtracking_assets.models.continuation import ReadingSettings, continue_prefixes
 
     experiment = opened.experiment
     settings = settings_of(experiment)
@@ -180,14 +183,14 @@ def _batches(
         batch = _next_batch(ordered[start:], sizes, most_tokens, settings)
         prefixes = [_prefix(p, prompt_of[p.problem_id].token_ids, settings) for p in batch]
         readings = _reader(loaded, batch, experiment)
-        how = HowToRead(
+        reading = ReadingSettings(
             sampling=sampling,
             trigger_ids=tokens.keys(),
             stop_ids=loaded.stop_ids,
             pad_id=loaded.pad_id,
             settled=lambda index, new, readings=readings: readings(index, new).settled,
         )
-        outcomes = continue_prefixes(loaded.model, prefixes, [None, *interventions], how)
+        outcomes = continue_prefixes(loaded.model, prefixes, [None, *interventions], reading)
         start += len(batch)
         log(f"{start} of {len(ordered)} positions, {len(cells)} interventions each.")
         yield batch, [(cell, outcome, readings) for cell, outcome in zip([UNSCALED, *cells], outcomes, strict=True)]

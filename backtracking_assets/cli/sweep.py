@@ -83,7 +83,7 @@ def run_sweep(
                     sweep_jobs.remove(CONTINUATION_JOB)
                 left = missing or "make_report_phase2" not in sweep_jobs or CONTINUATION_JOB in sweep_jobs
                 if left or not sweep_is_reported(opened):
-                    runner.run_whole_sweep(sweep_jobs)
+                    runner.run_whole_sweep(sweep_jobs, console)
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 _say_stopped(experiment, wanted, console)
                 return signals.exit_code()
@@ -102,11 +102,16 @@ def write_report(name: str, console: Console) -> int:
         record_sources(instance, opened)
         runner = _Runner(experiment, instance)
         # A report needs no model: it shows the continuation ablation that is there, or says why there is none.
-        runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name != CONTINUATION_JOB])
+        runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name != CONTINUATION_JOB], console)
     for failure in runner.failures:
         console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
     print(sweep_report_path(opened))
     return EXIT_FAILED if runner.failures else EXIT_DONE
+
+
+def _continuation_line(experiment: Experiment) -> str:
+    n_cells, n_events = len(experiment.continuation_cells()), settings_of(experiment).events
+    return f"Continuation ablation: {n_cells} interventions at up to {n_events} events of the baseline."
 
 
 def continuation_is_done(opened: OpenExperiment) -> bool:
@@ -180,11 +185,13 @@ class _Runner:
                     console.print(f"Not started, since each is compared with the baseline: {left} cells.")
                     break
 
-    def run_whole_sweep(self, names: Sequence[str]) -> None:
-        """Run whole-sweep jobs; comparisons only where there is a baseline to compare with."""
+    def run_whole_sweep(self, names: Sequence[str], console: Console) -> None:
+        """Run whole-sweep jobs; those that look at the baseline only where there is one."""
         baseline = current_baseline(OpenExperiment(self.experiment, download=False))
         for name in names:
             if name == "make_report_phase2" or baseline is not None:
+                if name == CONTINUATION_JOB:  # which takes its time
+                    console.print(_continuation_line(self.experiment))
                 self._run(name, None, None)
 
     def _run(self, name: str, cell: Cell | None, device: str | None) -> None:

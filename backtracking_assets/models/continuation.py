@@ -21,6 +21,8 @@ from backtracking_assets.models.sampling import continuation_keys, row_keys, sam
 from backtracking_assets.models.slot_cache import SlotCache, left_padded
 from backtracking_assets.records import ScaledAt
 
+_DRAWN_AT_ONCE = 128
+
 Settled = Callable[[int, tuple[int, ...]], bool]
 """Takes the index of a prefix and new tokens; whether what follows them no longer matters."""
 
@@ -67,7 +69,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingSettings:
     """How prefixes are read: the same for all of them."""
 
     sampling: Sampling
@@ -83,7 +85,7 @@ def continue_prefixes(
     model: PreTrainedModel,
     prefixes: Sequence[Prefix],
     interventions: Sequence[Intervention | None],
-    reading: Reading,
+    reading: ReadingSettings,
 ) -> list[Outcome]:
     """What each intervention makes of one batch of prefixes; None is the run without any.
 
@@ -121,7 +123,7 @@ def continue_prefixes(
 class _Batch:
     """Prefixes that were read up to their last token."""
 
-    def __init__(self, model: PreTrainedModel, prefixes: Sequence[Prefix], reading: Reading) -> None:
+    def __init__(self, model: PreTrainedModel, prefixes: Sequence[Prefix], reading: ReadingSettings) -> None:
         device = model.device
         self.model, self.prefixes, self.reading, self.device = model, prefixes, reading, device
         read, self.padding = left_padded([prefix.token_ids[:-1] for prefix in prefixes], reading.pad_id, device)
@@ -193,24 +195,23 @@ class _Batch:
             if not open_slots:
                 break
             if step:
-                parents = torch.tensor([row_of[prefix, tokens[:-1]] for prefix, tokens in paths], device=self.device)
+                parents = [row_of[prefix, tokens[:-1]] for prefix, tokens in paths]
+                kept = torch.tensor(parents, device=self.device)
+                if step == 1:
+                    cache = self.cache.copy_of(kept)  # what was read serves the other interventions as well
+                elif parents != list(range(len(row_of))):
+                    cache.take(kept)
+                padding = padding[kept]
                 tokens_now = torch.tensor([tokens[-1] for _, tokens in paths], device=self.device)
-                cache, padding = cache.copy_of(parents), padding[parents]
                 row_of = {path: row for row, path in enumerate(paths)}
                 logits = decode_step(self.model, tokens_now, padding, cache, self.columns, scaling)
                 if scaling is not None:
                     scaling.active = False
             rows = torch.tensor([row_of[self.slots[slot][0], new[slot]] for slot in open_slots], device=self.device)
             self._refuse_non_finite(logits[rows], [self.prefixes[self.slots[slot][0]] for slot in open_slots])
-            drawn = sample(
-                logits[rows],
-                self.noise_keys[open_slots],
-                step,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-            )
+            drawn = self._drawn(logits[rows], open_slots, step)
             still_open = []
-            for slot, token in zip(open_slots, drawn.tolist(), strict=True):
+            for slot, token in zip(open_slots, drawn, strict=True):
                 new[slot] = (*new[slot], token)
                 if token not in reading.stop_ids and not reading.settled(self.slots[slot][0], new[slot]):
                     still_open.append(slot)
@@ -220,6 +221,16 @@ class _Batch:
         for (prefix, _), tokens in zip(self.slots, new, strict=True):
             found[prefix].append(tokens)
         return found
+
+    def _drawn(self, logits: torch.Tensor, slots: Sequence[int], step: int) -> list[int]:
+        """The next token of each continuation, from logits of its own."""
+        sampling, keys = self.reading.sampling, self.noise_keys[slots]
+        # In parts: the noise of a large vocabulary, as 64-bit numbers, is larger than the logits.
+        parts = [
+            sample(some, some_keys, step, temperature=sampling.temperature, top_p=sampling.top_p)
+            for some, some_keys in zip(logits.split(_DRAWN_AT_ONCE), keys.split(_DRAWN_AT_ONCE), strict=True)
+        ]
+        return torch.cat(parts).tolist()
 
     @staticmethod
     def _refuse_non_finite(logits: torch.Tensor, prefixes: Sequence[Prefix]) -> None:

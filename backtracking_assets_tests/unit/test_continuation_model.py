@@ -12,7 +12,7 @@ from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment import Sampling
 from backtracking_assets.models.checkpoint import inspect
-from backtracking_assets.models.continuation import Outcome, Prefix, Reading, continue_prefixes
+from backtracking_assets.models.continuation import Outcome, Prefix, ReadingSettings, continue_prefixes
 from backtracking_assets.models.loading import LoadedModel, load_model
 from backtracking_assets.models.sampling import continuation_keys, row_keys, sample
 from backtracking_assets.models.trigger_tokens import trigger_tokens
@@ -51,7 +51,7 @@ def prefixes(loaded: LoadedModel, **changes: Any) -> list[Prefix]:
 def run(
     loaded: LoadedModel, wanted: list[Prefix], *interventions: Intervention | None, **reading: Any
 ) -> list[Outcome]:
-    how = Reading(SAMPLING, TRIGGERS, frozenset(), loaded.pad_id, **reading)
+    how = ReadingSettings(SAMPLING, TRIGGERS, frozenset(), loaded.pad_id, **reading)
     return continue_prefixes(loaded.model, wanted, interventions, how)
 
 
