@@ -9,27 +9,19 @@ import random
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import Field, PrivateAttr, StrictBool, StrictInt, field_validator, model_validator
 
 from backtracking_assets.errors import ExperimentError, did_you_mean
+from backtracking_assets.plan import BASELINE_SCALE, Continuation, PlanEntry, cells_named, check_subsets
 from backtracking_assets.records import Cell, Component
+from backtracking_assets.section import Finite, Name, Section
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
-BASELINE_SCALE = 1.0
-"""The scale at which an intervention is the identity: every subset's cell at this scale is the baseline."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
-Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-
 
 _MOST_REDRAWS = 1000
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSource(_Strict):
+class ModelSource(Section):
     """Where the checkpoint is and how it is loaded."""
 
     path: Path | None = None
@@ -50,7 +42,7 @@ class ModelSource(_Strict):
         return self
 
 
-class HubDataset(_Strict):
+class HubDataset(Section):
     """A Parquet data set on the Hugging Face hub."""
 
     dataset: str
@@ -59,7 +51,7 @@ class HubDataset(_Strict):
     revision: str = "main"
 
 
-class ProblemSource(_Strict):
+class ProblemSource(Section):
     """Which problems are asked, and how often each."""
 
     path: Path | None = None
@@ -82,7 +74,7 @@ class ProblemSource(_Strict):
         return self
 
 
-class Prompting(_Strict):
+class Prompting(Section):
     """How a question becomes a prompt."""
 
     system: str | None = None
@@ -91,7 +83,7 @@ class Prompting(_Strict):
     variant: Name
     """The variant that the layer sweep uses."""
     variants: dict[Name, str]
-    assistant_prefix: dict[Name, str] = {}
+    assistant_prefix: dict[Name, str] = Field(default_factory=dict)
     """Text by variant that opens the answer, in place of a `<think>` that the chat template opens; may be empty."""
 
     @model_validator(mode="after")
@@ -113,7 +105,7 @@ class Prompting(_Strict):
         return self.variants[self.variant].replace("{question}", question)
 
 
-class Sampling(_Strict):
+class Sampling(Section):
     """How the next token is drawn. Temperature 0 is greedy decoding."""
 
     temperature: Annotated[Finite, Field(ge=0)]
@@ -122,7 +114,7 @@ class Sampling(_Strict):
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 
 
-class Generation(_Strict):
+class Generation(Section):
     """How the work is cut. Changes speed and durability, never which distribution a completion comes from."""
 
     completions_per_chunk: Annotated[int, Field(strict=True, ge=1)] = 120
@@ -131,7 +123,7 @@ class Generation(_Strict):
     """CPU threads of one model; fixed, because results on a CPU are only bit-identical at equal thread counts."""
 
 
-class LayerSubset(_Strict):
+class LayerSubset(Section):
     """The components that are scaled together."""
 
     attention: tuple[StrictInt, ...] = ()
@@ -154,7 +146,7 @@ class LayerSubset(_Strict):
         return tuple(sorted(pairs + mlps))
 
 
-class RandomControl(_Strict):
+class RandomControl(Section):
     """Random subsets matched in number and kind to one targeted subset."""
 
     of: Name
@@ -167,19 +159,11 @@ class RandomControl(_Strict):
         return f"random_{draw}_of_{self.of}"
 
 
-class Controls(_Strict):
+class Controls(Section):
     random: tuple[RandomControl, ...] = ()
 
 
-class PlanEntry(_Strict):
-    """Cells that belong to the study: every named subset at every named scale."""
-
-    layer_subsets: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Names of subsets; `targeted` stands for all listed subsets, `random` for all random controls."""
-    scales: tuple[Finite, ...] | Literal["all"] = "all"
-
-
-class Detection(_Strict):
+class Detection(Section):
     """The rules by which completions are read."""
 
     strict: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -211,14 +195,14 @@ class Detection(_Strict):
         return self
 
 
-class Statistics(_Strict):
+class Statistics(Section):
     confidence: Annotated[Finite, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10_000
     """Bootstrap resamples and sampled sign flips."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
 
 
-class Checks(_Strict):
+class Checks(Section):
     """From where on a cell's checks warn or fail."""
 
     accuracy_above_shuffled: Literal["block", "warn"] = "block"
@@ -232,7 +216,7 @@ class Checks(_Strict):
     """Warn if no answer was found in more than this share of a cell's completions."""
 
 
-class Experiment(_Strict):
+class Experiment(Section):
     """One study: everything that decides its results."""
 
     name: Name
@@ -252,6 +236,8 @@ class Experiment(_Strict):
     detection: Detection
     statistics: Statistics = Statistics()
     checks: Checks = Checks()
+    continuation: Continuation | None = None
+    """The continuation ablation; a study without this section has no such asset."""
 
     _source: Path | None = PrivateAttr(default=None)
 
@@ -281,16 +267,18 @@ class Experiment(_Strict):
             first = seen.setdefault(subset.components(), name)
             if first != name:
                 raise ValueError(f"layer_subsets: {first} and {name} name the same components; remove one")
+        check_subsets("plan", self.plan, subsets)
         for entry in self.plan:
-            for name in entry.layer_subsets:
-                if name not in subsets and name not in ("targeted", "random"):
-                    raise ValueError(f"plan: {name!r} is not a layer subset{did_you_mean(name, subsets)}")
             if entry.scales != "all":
                 for scale in entry.scales:
                     if scale not in self.scales:
                         raise ValueError(f"plan: scale {scale:g} is not among scales")
         if not self.planned_cells():
             raise ValueError("plan: it names no cell")
+        if self.continuation is not None:
+            check_subsets("continuation.cells", self.continuation.cells, subsets)
+            if not self.continuation_cells():
+                raise ValueError("continuation.cells: they name no cell")
         return self
 
     def _check_layers(self) -> None:
@@ -361,17 +349,15 @@ class Experiment(_Strict):
 
     def planned_cells(self) -> tuple[Cell, ...]:
         """The cells of the study, each once: in the order of the plan, scales in file order."""
-        names = {
-            "targeted": tuple(self.layer_subsets),
-            "random": tuple(name for name in self.all_subsets() if name not in self.layer_subsets),
-        }
-        cells: dict[Cell, None] = {}
-        for entry in self.plan:
-            for wanted in entry.layer_subsets:
-                for name in names.get(wanted, (wanted,)):
-                    for scale in self.scales if entry.scales == "all" else entry.scales:
-                        cells[Cell(name, scale)] = None
-        return tuple(cells)
+        return cells_named(self.plan, tuple(self.layer_subsets), self._control_names(), self.scales)
+
+    def continuation_cells(self) -> tuple[Cell, ...]:
+        """The interventions of the continuation ablation, each once; none where the file has no such section."""
+        entries = () if self.continuation is None else self.continuation.cells
+        return cells_named(entries, tuple(self.layer_subsets), self._control_names(), self.scales)
+
+    def _control_names(self) -> tuple[str, ...]:
+        return tuple(control.name(draw) for control in self.controls.random for draw in range(1, control.draws + 1))
 
     @property
     def completions_per_cell(self) -> int:

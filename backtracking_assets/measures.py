@@ -101,3 +101,58 @@ _ALL = (
 )
 
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
+
+
+@dataclass(frozen=True)
+class ContinuationMeasure:
+    """One measure of the continuation ablation, at a position or of the continuations sampled from it."""
+
+    name: str
+    label: str
+    unit: Literal["probability", "share", "rank", "nats"]
+    description: str
+    sampled: bool = False
+    """Whether it is counted in sampled continuations; else it is read off the model's distribution at the position."""
+
+
+_CONTINUATION = (
+    ContinuationMeasure(
+        "onset_probability",
+        "Probability of the onset token",
+        "probability",
+        "Of the very token that began the event, at temperature 1.",
+    ),
+    ContinuationMeasure(
+        "onset_first", "Onset token ranks first", "share", "Positions at which no token is more probable."
+    ),
+    ContinuationMeasure("onset_rank", "Rank of the onset token", "rank", "Mean rank; 1 is the most probable token."),
+    ContinuationMeasure(
+        "trigger_probability",
+        "Probability of all trigger tokens",
+        "probability",
+        "Of all tokens that begin a strict trigger, together, at temperature 1.",
+    ),
+    ContinuationMeasure("entropy", "Entropy", "nats", "Of the next token's distribution at temperature 1."),
+    ContinuationMeasure(
+        "same_draw",
+        "Same token drawn",
+        "share",
+        "Positions at which the baseline's own sampling noise still draws the baseline's token.",
+    ),
+    ContinuationMeasure(
+        "comes_again",
+        "Event comes again",
+        "share",
+        "Sampled continuations whose first words are a strict trigger.",
+        sampled=True,
+    ),
+    ContinuationMeasure(
+        "comes_within",
+        "Event comes within the continuation",
+        "share",
+        "Sampled continuations with a strict trigger anywhere in their bounded length.",
+        sampled=True,
+    ),
+)
+
+CONTINUATION_MEASURES: dict[str, ContinuationMeasure] = {measure.name: measure for measure in _CONTINUATION}

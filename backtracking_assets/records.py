@@ -15,6 +15,12 @@ FinishReason = Literal["eos", "length", "non_finite"]
 
 Verdict = Literal["correct", "wrong", "no_answer"]
 
+PositionKind = Literal["event", "control"]
+"""A position at which the baseline began its first strict trigger, or a matched one of a completion without any."""
+
+ScaledAt = Literal["nowhere", "one_position", "from_there_on"]
+"""Where a continuation's components are scaled: not at all, at the position before the onset, or there and after it."""
+
 
 def decode_steps(n_tokens: int, finish_reason: str) -> int:
     """Decode steps behind a completion: prefill predicts the first token, each step one more.
@@ -45,6 +51,10 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.layer_subset} at {repr(self.scale).removesuffix('.0')}"
+
+
+UNSCALED = Cell("(unscaled)", 1.0)
+"""Stands for the run without intervention where cells are compared with it; no layer subset can have this name."""
 
 
 def _schema(*fields: tuple[str, pa.DataType, bool]) -> pa.Schema:
@@ -150,5 +160,65 @@ CHECKS = _schema(
     ("passed", _BOOL, False),
     ("severity", _STRING, False),  # error or warning
     ("description", _STRING, False),  # what was found, with figures
+    ("run_id", _STRING, False),
+)
+
+CONTINUATION_POSITIONS = _schema(
+    ("fingerprint", _STRING, False),  # of the baseline
+    ("problem_id", _STRING, False),
+    ("sample_id", _INT32, False),
+    ("token_index", _INT32, False),  # index into token_ids of the token that is predicted
+    ("kind", _STRING, False),  # event or control
+    ("event_problem_id", _STRING, False),  # the event that a control is matched with; an event's own key
+    ("event_sample_id", _INT32, False),
+    ("layer_subset", _STRING, False),
+    ("scale", _DOUBLE, False),
+    ("onset_token_id", _INT32, False),  # the token that began the event; at a control, that of its event
+    ("onset_probability", _DOUBLE, False),
+    ("onset_rank", _INT64, False),  # 1 is the most probable
+    ("trigger_probability", _DOUBLE, False),  # of all tokens that begin a strict trigger
+    ("entropy", _DOUBLE, False),  # nats
+    ("same_draw", _BOOL, False),  # whether the baseline's own noise draws the baseline's token here
+    ("device", _STRING, False),
+    ("continuation_digest", _STRING, False),  # what it was computed from
+    ("run_id", _STRING, False),
+)
+
+CONTINUATION_SAMPLES = _schema(
+    ("fingerprint", _STRING, False),  # of the baseline
+    ("problem_id", _STRING, False),
+    ("sample_id", _INT32, False),
+    ("layer_subset", _STRING, False),
+    ("scale", _DOUBLE, False),
+    ("scaled_at", _STRING, False),
+    ("n_continuations", _INT32, False),
+    ("n_again", _INT32, False),  # those whose first words are a strict trigger
+    ("n_within", _INT32, False),  # those with a strict trigger anywhere
+    ("continuation_digest", _STRING, False),
+    ("run_id", _STRING, False),
+)
+
+CONTINUATION_SUMMARIES = _schema(
+    ("layer_subset", _STRING, False),
+    ("scale", _DOUBLE, False),
+    ("kind", _STRING, False),
+    ("scaled_at", _STRING, False),
+    ("measure", _STRING, False),  # a name in measures.CONTINUATION_MEASURES
+    ("fingerprint", _STRING, False),
+    ("problem_set_digest", _STRING, False),
+    ("rules_digest", _STRING, False),
+    ("continuation_digest", _STRING, False),
+    ("statistics_digest", _STRING, False),
+    ("estimate", _DOUBLE, False),
+    ("low", _DOUBLE, True),  # NULL with a single problem
+    ("high", _DOUBLE, True),
+    ("difference", _DOUBLE, True),  # minus the unscaled run, paired by position; NULL for the unscaled run itself
+    ("difference_low", _DOUBLE, True),
+    ("difference_high", _DOUBLE, True),
+    ("p_value", _DOUBLE, True),
+    ("p_holm", _DOUBLE, True),  # corrected over the cells of the same kind, scaled_at and measure
+    ("n", _INT64, False),  # positions; of sampled measures, continuations
+    ("n_problems", _INT64, False),
+    ("method", _STRING, False),
     ("run_id", _STRING, False),
 )

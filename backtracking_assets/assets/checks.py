@@ -58,7 +58,7 @@ def check_results(outcomes: Sequence[CheckOutcome]) -> list[dg.AssetCheckResult]
     ]
 
 
-def fail_on_errors(cell: Cell, outcomes: Sequence[CheckOutcome]) -> None:
+def fail_on_errors(subject: Cell | str, outcomes: Sequence[CheckOutcome]) -> None:
     """Raise if a check that must hold does not: a failed blocking check alone would leave the cell green in Dagster.
 
     Raises:
@@ -66,7 +66,8 @@ def fail_on_errors(cell: Cell, outcomes: Sequence[CheckOutcome]) -> None:
     """
     if broken := failed(outcomes):
         reasons = "; ".join(f"{outcome.name}: {outcome.description}" for outcome in broken)
-        raise dg.Failure(description=f"Cell {cell} fails a check that must hold. {reasons}", allow_retries=False)
+        name = f"Cell {subject}" if isinstance(subject, Cell) else subject
+        raise dg.Failure(description=f"{name} fails a check that must hold. {reasons}", allow_retries=False)
 
 
 def checks_table(cell: Cell, asset: str, outcomes: Sequence[CheckOutcome], run_id: str) -> pa.Table:

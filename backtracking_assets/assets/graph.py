@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
+from backtracking_assets.assets.continuation import continuation_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
 from backtracking_assets.experiment import Experiment
@@ -17,4 +18,9 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         # Dagster's version is narrow for their sake.
         warnings.simplefilter("ignore", dg.PreviewWarning)
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return [*source_assets(experiment), *cell_assets(experiment), *sweep_assets(experiment)]
+        return [
+            *source_assets(experiment),
+            *cell_assets(experiment),
+            *continuation_assets(experiment),
+            *sweep_assets(experiment),
+        ]

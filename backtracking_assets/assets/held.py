@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.assets.continuing import continuation_digest, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import page_version, report_path
 from backtracking_assets.assets.stored_cells import (
@@ -60,6 +61,10 @@ def held_sweep(opened: OpenExperiment, cells: dict[Cell, HeldCell]) -> dict[str,
         version = cells_digest(stored for stored in planned if stored.cell in cells)
         compared = Held(version, status.comparisons.state == "current")
         held |= {"subset_sweep": compared, "scale_sweep": compared}
+    positions, baseline = queries.continuation_summaries(opened.layout), current_baseline(opened)
+    if positions.num_rows and baseline is not None and opened.experiment.continuation is not None:
+        current = stored_summaries(opened) is not None
+        held["continuation_ablation"] = Held(continuation_digest(opened, baseline), current)
     if status.page.state != "missing":
         held["phase2_report"] = Held(status.cells_digest, status.page.state == "current")
     return held

@@ -31,12 +31,20 @@ def _targeted(experiment: Experiment, cell: Cell) -> bool:
     return cell.layer_subset in experiment.layer_subsets
 
 
-_ALL_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", "make_report_phase2")
+def _baseline(experiment: Experiment, cell: Cell) -> bool:
+    return cell.scale == BASELINE_SCALE
+
+
+CONTINUATION_JOB = "phase2_continuation_ablation"
+"""There only where the experiment file has a section `continuation`."""
+
+_ALL_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", CONTINUATION_JOB, "make_report_phase2")
 
 STEPS: dict[str, Step] = {
     "full_study": Step(lambda experiment, cell: True, _ALL_JOBS),
     "phase2_subset_sweep": Step(_at_lowest_scale, ("phase2_subset_sweep",)),
     "phase2_scale_sweep": Step(_targeted, ("phase2_scale_sweep",)),
+    CONTINUATION_JOB: Step(_baseline, (CONTINUATION_JOB,)),
     "make_report_phase2": Step(lambda experiment, cell: False, ("make_report_phase2",)),
 }
 """What `backtracking sweep --job NAME` does."""
@@ -44,6 +52,7 @@ STEPS: dict[str, Step] = {
 _SELECTED: dict[str, tuple[str, ...]] = {
     "phase2_subset_sweep": ("subset_sweep",),
     "phase2_scale_sweep": ("scale_sweep",),
+    CONTINUATION_JOB: ("continuation_ablation",),
     "make_report_phase2": ("phase2_report",),
 }
 
@@ -63,5 +72,6 @@ def jobs(experiment: Experiment) -> list:
             description=f"Whole sweep: {', '.join(assets)}. Needs its cells first.",
         )
         for name, assets in _SELECTED.items()
+        if name != CONTINUATION_JOB or experiment.continuation is not None
     ]
     return [cells, *sweep]

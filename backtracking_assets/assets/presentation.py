@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.reporting.contents import Example
+from backtracking_assets.reporting.continuation import ContinuationTable
 from backtracking_assets.reporting.text import shorten, visible
 
 _EXCERPT_CHARACTERS = 600
@@ -39,6 +40,12 @@ def metrics_table(rows: Iterable[dict[str, Any]]) -> dg.MarkdownMetadataValue:
             f"| {row['n']} | {row['n_problems']} |"
         )
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def table_md(table: ContinuationTable) -> dg.MarkdownMetadataValue:
+    """A table of texts."""
+    lines = [[column.title for column in table.columns], ["---"] * len(table.columns), *table.rows]
+    return dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 
 def examples_md(examples: Sequence[Example]) -> dg.MarkdownMetadataValue:

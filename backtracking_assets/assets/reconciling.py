@@ -38,7 +38,12 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import report_path, sweep_report_path
 from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.assets.stored_cells import StoredCell, current_baseline, metrics_of
-from backtracking_assets.assets.sweep_metadata import comparisons_metadata, slices, sweep_report_metadata
+from backtracking_assets.assets.sweep_metadata import (
+    comparisons_metadata,
+    continuation_metadata,
+    slices,
+    sweep_report_metadata,
+)
 from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.partitions import cell_key
 from backtracking_assets.records import Cell
@@ -47,7 +52,7 @@ _DESCRIPTION = "Recorded from the store: this is there, and no run of this Dagst
 _ABSENT = "The store does not hold this any more."
 _OTHER = "The store holds another version of this, which is not what the experiment file asks for now."
 
-_SWEEP_ASSETS = ("subset_sweep", "scale_sweep", "phase2_report")
+_SWEEP_ASSETS = ("subset_sweep", "scale_sweep", "continuation_ablation", "phase2_report")
 
 OnCell = Callable[[int, int], None]
 """Called with the cells that are recorded and how many there are to record."""
@@ -102,6 +107,8 @@ def reconcile(
     _mark(log, result.strays)
     sweep = held_sweep(opened, held)
     for asset in _SWEEP_ASSETS:
+        if asset not in log.specs:  # an experiment without this part
+            continue
         found = log.latest(asset)
         if asset in sweep and sweep[asset].current and _differs(log, asset, None, found, sweep[asset]):
             _record_sweep(log, asset, sweep[asset])
@@ -275,6 +282,8 @@ def _record_sweep(log: _Log, asset: str, held: Held) -> None:
     opened = log.opened
     if asset == "phase2_report":
         metadata = sweep_report_metadata(sweep_report(opened, ""), sweep_report_path(opened))
+    elif asset == "continuation_ablation":
+        metadata = continuation_metadata(opened)
     else:
         metadata = comparisons_metadata(opened, slices(opened.experiment)[asset], "")
     log.record(asset, None, held, metadata)

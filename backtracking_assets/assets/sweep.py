@@ -41,13 +41,13 @@ def _comparisons(experiment: Experiment, name: str, shown: Slice) -> dg.AssetsDe
 
 
 def _phase2_report(experiment: Experiment) -> dg.AssetsDefinition:
+    shown = ["subset_sweep", "scale_sweep", "condition_reports"]
+    if experiment.continuation is not None:
+        shown.append("continuation_ablation")
+
     @dg.asset(
         key=[experiment.name, "phase2_report"],
-        deps=[
-            [experiment.name, "subset_sweep"],
-            [experiment.name, "scale_sweep"],
-            [experiment.name, "condition_reports"],
-        ],
+        deps=[[experiment.name, name] for name in shown],
         group_name=f"{experiment.name}_phase2",
         description="One HTML page for the whole sweep. Says what is missing where the sweep is partial.",
         kinds={"html"},

@@ -9,11 +9,15 @@ import dagster as dg
 from matplotlib.figure import Figure
 
 from backtracking_assets.assets.contents import sweep_report
+from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure
+from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure, table_md
+from backtracking_assets.errors import StorageError
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
-from backtracking_assets.records import COMPARISONS, Cell
+from backtracking_assets.records import COMPARISONS, CONTINUATION_SUMMARIES, Cell
 from backtracking_assets.reporting.contents import SweepReport
+from backtracking_assets.reporting.continuation import continuation_limits, continuation_table
+from backtracking_assets.reporting.continuation_figure import continuation_figure
 from backtracking_assets.reporting.figures import dose_response, subset_bars
 from backtracking_assets.reporting.style import to_png
 from backtracking_assets.storage import queries
@@ -61,12 +65,33 @@ def comparisons_metadata(opened: OpenExperiment, shown: Slice, run_id: str) -> d
     }
 
 
+def continuation_metadata(opened: OpenExperiment) -> dict[str, Any]:
+    """Of `continuation_ablation`: its figures, what limits them, and where they were measured.
+
+    Raises:
+        StorageError: it is not stored, or computed from something else than the experiment file asks for now.
+    """
+    results = continuation_report(opened).results
+    if results is None:
+        raise StorageError("The continuation ablation is not there; materialize it first.")
+    positions = queries.continuation_positions(opened.layout)
+    return {
+        "dagster/row_count": positions.num_rows,
+        "dagster/column_schema": column_schema(CONTINUATION_SUMMARIES),
+        "figures": table_md(continuation_table(results)),
+        "figure": png_figure(to_png(continuation_figure(results), 96), "Events and matched positions"),
+        "limits": dg.MetadataValue.md("\n".join(f"- {limit}" for limit in continuation_limits(results))),
+        "device": ", ".join(sorted(set(positions["device"].to_pylist()))),
+    }
+
+
 def sweep_report_metadata(report: SweepReport, path: Path) -> dict[str, Any]:
     """Of `phase2_report`: where the page stands, what it was made of, and its figure."""
     done = sum(planned.status == "done" for planned in report.cells)
     return {
         "cells": f"{done} of {len(report.cells)} planned",
         "cells_digest": report.cells_digest,
+        "continuation_ablation": report.continuation.absent_because or "shown",
         "report": dg.MetadataValue.path(str(path)),
         "figure": png_figure(to_png(subset_bars(report), 96), "Every subset at the lowest scale"),
     }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.assets.continuing import stored_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import cells_shown, has_version, sweep_report_path
 from backtracking_assets.assets.status import CellStatus, planned_status, read_overview
@@ -59,7 +60,8 @@ def sweep_status(opened: OpenExperiment) -> SweepStatus:
     statuses = planned_status(opened, held)
     shown = {str(status.cell): status.version for status in statuses if status.state == "done"}
     compared = sorted({str(comparison.cell) for comparison in held.comparisons})
-    version = digest([digest_of_cells(shown), [str(status.cell) for status in statuses], compared])
+    planned, continued = [str(status.cell) for status in statuses], stored_digest(opened)
+    version = digest([digest_of_cells(shown), planned, compared, continued])
     return SweepStatus(statuses, shown, version, _page(opened, shown, version), _comparisons(opened, held))
 
 

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backtracking_assets.assets.contents import sweep_report
-from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, STEPS
+from backtracking_assets.assets.continuing import settings_of, stored_summaries
+from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, CONTINUATION_JOB, STEPS
 from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
@@ -63,7 +64,12 @@ def run_sweep(
     if step is None:
         near = did_you_mean(step_name, STEPS)
         raise ExperimentError(f"There is no job {step_name!r}{near}; jobs: {', '.join(STEPS)}.")
+    if step_name == CONTINUATION_JOB:
+        settings_of(experiment)
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
+    # Who asks for some cells of the whole study waits for no other generation.
+    narrowed = step_name != CONTINUATION_JOB and bool(layer_subsets or scales)
+    sweep_jobs = [name for name in step.sweep_jobs if not (narrowed and name == CONTINUATION_JOB)]
     opened = OpenExperiment(experiment)
     opened.layout.prepare()
     before = visitors(opened.layout, wanted)
@@ -86,7 +92,7 @@ def run_sweep(
                 if missing:
                     with _waiting_for_device(experiment, console) if generates else nullcontext() as device:
                         runner.run_cells(missing, before, device, signals, console)
-                runner.run_whole_sweep(step.sweep_jobs, only_if_outdated=True)
+                runner.run_whole_sweep(sweep_jobs, console, only_if_outdated=True)
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 _say_stopped(experiment, wanted, console)
                 return signals.exit_code()
@@ -107,11 +113,22 @@ def write_report(name: str, console: Console) -> int:
     with open_instance() as instance:
         reconcile_with_progress(instance, opened, Console(stderr=True))  # a script takes the path from the output
         runner = _Runner(experiment, instance)
-        runner.run_whole_sweep(STEPS["full_study"].sweep_jobs)
+        # A report needs no model: it shows the continuation ablation that is there, or says why there is none.
+        runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name != CONTINUATION_JOB], console)
     for failure in runner.failures:
         console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
     print(sweep_report_path(opened))
     return EXIT_FAILED if runner.failures else EXIT_DONE
+
+
+def _continuation_line(experiment: Experiment) -> str:
+    n_cells, n_events = len(experiment.continuation_cells()), settings_of(experiment).events
+    return f"Continuation ablation: {n_cells} interventions at up to {n_events} events of the baseline."
+
+
+def continuation_is_done(opened: OpenExperiment) -> bool:
+    """Whether there is nothing to do for the continuation ablation: it is current, or not asked for."""
+    return opened.experiment.continuation is None or stored_summaries(opened) is not None
 
 
 def _chosen(
@@ -209,15 +226,20 @@ class _Runner:
         statuses = planned_status(OpenExperiment(self.experiment, download=False))
         return next(status for status in statuses if status.cell == cell)
 
-    def run_whole_sweep(self, names: Sequence[str], *, only_if_outdated: bool = False) -> None:
-        """Run whole-sweep jobs, one sweep at a time; comparisons only where there is a baseline to compare with."""
+    def run_whole_sweep(self, names: Sequence[str], console: Console, *, only_if_outdated: bool = False) -> None:
+        """Run whole-sweep jobs, one sweep at a time; those that look at the baseline only where there is one."""
         opened = OpenExperiment(self.experiment, download=False)
         with whole_sweep_lock(opened.layout):
-            if only_if_outdated and "make_report_phase2" in names and sweep_is_reported(opened):
-                return
+            if only_if_outdated:
+                # Looked at here: another sweep may have done it, and cells made by now may have changed the baseline.
+                names = [name for name in names if name != CONTINUATION_JOB or not continuation_is_done(opened)]
+                if CONTINUATION_JOB not in names and "make_report_phase2" in names and sweep_is_reported(opened):
+                    return
             baseline = current_baseline(opened)
             for name in names:
                 if name == "make_report_phase2" or baseline is not None:
+                    if name == CONTINUATION_JOB:  # which takes its time
+                        console.print(_continuation_line(self.experiment))
                     self._run(name)
 
     def _run(

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment import Sampling
+from backtracking_assets.models.forward_passes import decode_step, prefill
 from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
 from backtracking_assets.models.memory import out_of_memory_facts
 from backtracking_assets.models.sampling import row_keys, sample
@@ -157,24 +158,9 @@ class _Decoding:
 
     def _prefill(self) -> torch.Tensor:
         """Logits after each row's prompt, `[rows, vocab]`."""
-        length = self.prompt_ids.shape[1]
-        positions = torch.arange(length, device=self.device)
-        shown = positions[None, :] >= self.prompt_padding[:, None]
-        causal = positions[None, :] <= positions[:, None]
-        # Padding positions see themselves: a row of the mask without any true entry would give NaN.
-        itself = torch.eye(length, dtype=torch.bool, device=self.device)
-        mask = (causal[None] & shown[:, None, :]) | itself[None]
-        output = self.model(
-            input_ids=self.prompt_ids,
-            attention_mask=mask[:, None],
-            position_ids=(positions[None, :] - self.prompt_padding[:, None]).clamp(min=0),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache.advance(length)
+        logits = prefill(self.model, self.prompt_ids, self.prompt_padding, self.cache)
         self.cache.take(self.prompt_of_row)
-        return output.logits[:, -1][self.prompt_of_row]
+        return logits[self.prompt_of_row]
 
     def _draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """Draw each row's next token and end the rows that are done; returns the tokens, `[rows]`."""
@@ -218,31 +204,9 @@ class _Decoding:
 
     def _decode(self, tokens: torch.Tensor, scaling: Scaling | None) -> torch.Tensor:
         """One decode step of every row in the batch; returns logits, `[rows, vocab]`."""
-        length = self.cache.length
+        logits = decode_step(self.model, tokens, self.padding, self.cache, self.columns, scaling)
         if scaling is not None:
-            scaling.active = True
-            scaling.firings.clear()
-        output = self.model(
-            input_ids=tokens[:, None],
-            attention_mask=(self.columns[: length + 1] >= self.padding[:, None])[:, None, None, :],
-            position_ids=(length - self.padding)[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache.advance(1)
-        if scaling is not None:
-            self._count_firings(scaling)
-        return output.logits[:, -1]
-
-    def _count_firings(self, scaling: Scaling) -> None:
-        for layer, component in scaling.components:
-            times = scaling.firings[layer, component]
-            if times != 1:
-                raise BacktrackingError(
-                    f"{component} layer {layer} fired {times} times in one decode step instead of once; "
-                    f"{type(self.model).__name__} does not run its blocks as this engine expects."
-                )
-        for row, ended in zip(self.rows, self.ended, strict=True):
-            if not ended:
-                row.n_firings += scaling.firings.total()
+            for row, ended in zip(self.rows, self.ended, strict=True):
+                if not ended:
+                    row.n_firings += scaling.firings.total()
+        return logits

@@ -22,11 +22,21 @@ _UNITS = 2.0**60  # a power of two scales without rounding, and the sum of all p
 
 def row_keys(seed: int, keys: Sequence[tuple[str, int]], device: torch.device | str = "cpu") -> torch.Tensor:
     """One 64-bit noise key for each (problem id, sample id): `[rows]`, int64."""
-    values = [
-        int.from_bytes(hashlib.sha256(f"{seed}\x00{problem_id}\x00{sample_id}".encode()).digest()[:8], signed=True)
-        for problem_id, sample_id in keys
+    return _hashed([f"{seed}\x00{problem_id}\x00{sample_id}" for problem_id, sample_id in keys], device)
+
+
+def continuation_keys(
+    seed: int, keys: Sequence[tuple[str, int, int, int]], device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """One noise key for each (problem id, sample id, token index, continuation): `[rows]`, int64.
+
+    They differ from the keys of the completions themselves, between positions and between the continuations of one.
+    """
+    named = [
+        f"{seed}\x00{problem_id}\x00{sample_id}\x00continuation\x00{token_index}\x00{number}"
+        for problem_id, sample_id, token_index, number in keys
     ]
-    return torch.tensor(values, dtype=torch.int64, device=device)
+    return _hashed(named, device)
 
 
 def sample(
@@ -79,6 +89,11 @@ def uniform_noise(noise_keys: torch.Tensor, step: int, vocabulary: int) -> torch
     bits = _mix(per_step[:, None] + tokens[None, :] * _GOLDEN)
     # The upper 53 bits, centred in their interval: neither 0 nor 1 can come out.
     return (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
+
+
+def _hashed(names: Sequence[str], device: torch.device | str) -> torch.Tensor:
+    values = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True) for name in names]
+    return torch.tensor(values, dtype=torch.int64, device=device)
 
 
 def _mix(values: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,10 @@ class SlotCache:
     def advance(self, positions: int) -> None:
         self.length += positions
 
+    def rewind(self, length: int) -> None:
+        """Forget what stands from a length on, so that another continuation of the same positions can be written."""
+        self.length = length
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.length
 
@@ -63,6 +67,14 @@ class SlotCache:
                     taken = buffer.new_zeros((len(rows), *buffer.shape[1:]))
                     taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows)
                     buffers[layer] = taken
+
+    def copy_of(self, rows: torch.Tensor) -> "SlotCache":
+        """A cache of the given rows with buffers of its own; this one stays as it is."""
+        other = SlotCache(len(self._keys), self.capacity)
+        other.length = self.length
+        other._keys, other._values = list(self._keys), list(self._values)
+        other.take(rows)
+        return other
 
 
 def grouped_attention(

@@ -163,6 +163,45 @@ class PlannedCell:
 
 
 @dataclass(frozen=True)
+class ContinuationResults:
+    """The continuation ablation in figures, and the facts that they rest on."""
+
+    cells: tuple[Cell, ...]
+    """The interventions, in the order of the experiment file."""
+    summaries: pd.DataFrame
+    """Rows of `records.CONTINUATION_SUMMARIES`."""
+    confidence: float
+    temperature: float
+    top_p: float
+    continuations: int
+    """Of each event, under each intervention."""
+    max_new_tokens: int
+    """Of a continuation."""
+    n_found: int
+    """Completions of the baseline with a strict event."""
+    n_at_first_token: int
+    """Those whose event is predicted by prefill, where nothing acts."""
+    n_wanted: int
+    """The most events that the experiment file asks for."""
+    n_events: int
+    n_event_problems: int
+    n_controls: int
+    n_control_problems: int
+    n_same_index: int
+    """Controls at the very token index of their event."""
+    largest_distance: int
+    """The most tokens between the index of a control and that of its event."""
+
+
+@dataclass(frozen=True)
+class ContinuationSection:
+    """The continuation ablation as the sweep's page shows it, or why it does not."""
+
+    results: ContinuationResults | None
+    absent_because: str = ""
+
+
+@dataclass(frozen=True)
 class SweepReport:
     """Contents of the page of the whole sweep."""
 
@@ -179,3 +218,4 @@ class SweepReport:
     cells_digest: str
     """Digest of the cells that the page was made from."""
     provenance: Provenance
+    continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from backtracking_assets.measures import MEASURES
-from backtracking_assets.reporting.contents import CheckOutcome, SweepReport
+from backtracking_assets.reporting.contents import CheckOutcome, ContinuationSection, SweepReport
+from backtracking_assets.reporting.continuation import continuation_answer, continuation_limits, continuation_table
+from backtracking_assets.reporting.continuation_figure import continuation_figure
 from backtracking_assets.reporting.figures import backtracking_against_accuracy, dose_response, subset_bars
 from backtracking_assets.reporting.findings import find_answer, find_limits
 from backtracking_assets.reporting.formats import (
@@ -63,8 +66,33 @@ def render_sweep_report(report: SweepReport) -> str:
         has_steps=index.baseline("wrong_step_share") is not None and index.primary.needs_steps,
         lowest_scale=index.lowest_scale,
         warned=warned,
+        continuation_section=_continuation(report.continuation),
         any_checks=any(planned.checks for planned in report.cells),
     )
+
+
+def _continuation(section: ContinuationSection) -> dict[str, Any]:
+    """The values of the section on the continuation ablation."""
+    results = section.results
+    if results is None:
+        return {
+            "absent_because": section.absent_because,
+            **dict.fromkeys(("answer", "picture", "table", "limits")),
+        }
+    return {
+        "absent_because": "",
+        "answer": continuation_answer(results),
+        "picture": Picture(
+            wide=embed(continuation_figure(results)),
+            narrow=embed(continuation_figure(results, narrow=True)),
+            alt="Points: probabilities and shares of every intervention beside the unscaled run. The table gives the "
+            "figures.",
+            caption="Whiskers are intervals. At the left and in the middle, the model's own distribution behind the "
+            "one position that is scaled; at the right, continuations sampled from there.",
+        ),
+        "table": continuation_table(results),
+        "limits": continuation_limits(results),
+    }
 
 
 def missing_cells(report: SweepReport) -> list[str]:

@@ -95,6 +95,21 @@ def checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     return _rows(layout, "checks", {}, wait)
 
 
+def continuation_positions(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """What the continuation ablation measured at each position."""
+    return _rows(layout, "continuation_positions", {}, wait)
+
+
+def continuation_samples(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """What became of the continuations that were sampled at each position."""
+    return _rows(layout, "continuation_samples", {}, wait)
+
+
+def continuation_summaries(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The continuation ablation in figures, computed from the baseline as it is now."""
+    return _rows(layout, "continuation_summaries", {}, wait)
+
+
 def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:
     """How many completions each condition has, by fingerprint."""
     table = _query(layout, "select fingerprint, count(*) as n from completions group by all order by all", [], wait)

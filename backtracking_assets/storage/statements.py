@@ -35,3 +35,22 @@ def remove_results(connection: duckdb.DuckDBPyConnection, cell: Cell, *, keep_ge
     delete_cell_rows(connection, "metrics", cell)
     delete_cell_rows(connection, "comparisons", cell)
     delete_cell_rows(connection, "checks", cell, assets=["detections", "metrics"] if keep_generation_checks else None)
+    _remove_continuation_of(connection, cell)
+
+
+CONTINUATION_TABLES = ("continuation_positions", "continuation_samples", "continuation_summaries")
+
+
+def _remove_continuation_of(connection: duckdb.DuckDBPyConnection, cell: Cell) -> None:
+    """Delete the continuation ablation if it was computed from what the cell's row points to now."""
+    computed_from = count(
+        connection,
+        """
+        select count(*) from cells
+        semi join continuation_summaries using (fingerprint, problem_set_digest, rules_digest)
+        where cells.layer_subset = ? and cells.scale = ?
+        """,
+        [cell.layer_subset, cell.scale],
+    )
+    for name in CONTINUATION_TABLES if computed_from else ():
+        connection.execute(f'delete from "{name}"')

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from backtracking_assets.records import CHECKS, COMPARISONS, COMPLETION_KEY, COMPLETIONS, DETECTIONS, METRICS
+from backtracking_assets.records import (
+    CHECKS,
+    COMPARISONS,
+    COMPLETION_KEY,
+    COMPLETIONS,
+    CONTINUATION_POSITIONS,
+    CONTINUATION_SAMPLES,
+    CONTINUATION_SUMMARIES,
+    DETECTIONS,
+    METRICS,
+)
 
 SCHEMA_VERSION = 2
 """Raised with every change of a table or a view."""
@@ -97,6 +107,13 @@ TABLES: dict[str, Table] = {
         Table("comparisons", COMPARISONS, ("layer_subset", "scale", "metric")),
         Table("settings", SETTINGS, ("digest",)),
         Table("checks", CHECKS, ("layer_subset", "scale", "asset", "name")),
+        Table("continuation_positions", CONTINUATION_POSITIONS, (*COMPLETION_KEY, "layer_subset", "scale")),
+        Table("continuation_samples", CONTINUATION_SAMPLES, (*COMPLETION_KEY, "layer_subset", "scale", "scaled_at")),
+        Table(
+            "continuation_summaries",
+            CONTINUATION_SUMMARIES,
+            ("layer_subset", "scale", "kind", "scaled_at", "measure"),
+        ),
     )
 }
 

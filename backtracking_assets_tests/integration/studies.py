@@ -57,7 +57,7 @@ class Study:
         """The experiment with sections merged or replaced, written to its file and loaded."""
         document = {**self.document}
         for section, change in changes.items():
-            document[section] = {**document[section], **change} if isinstance(change, Mapping) else change
+            document[section] = {**document.get(section, {}), **change} if isinstance(change, Mapping) else change
         return write_experiment(self.file, document)
 
     def opened(self, **changes: Mapping[str, Any] | list[Any]) -> OpenExperiment:

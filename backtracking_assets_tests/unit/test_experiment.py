@@ -18,6 +18,11 @@ from backtracking_assets_tests.tiny import experiment_document, write_experiment
 DOCUMENT = experiment_document(Path("checkpoint"), Path("problems.jsonl"))
 
 
+def continued(**changes: Any) -> dict[str, Any]:
+    """A section `continuation`."""
+    return {"seed": 1, "cells": [{"layer_subsets": ["attn_1"], "scales": [0.0]}], **changes}
+
+
 def changed(place: str, value: Any) -> dict[str, Any]:
     """The document with one value replaced; REMOVED takes its key out."""
     document = copy.deepcopy(DOCUMENT)
@@ -121,6 +126,26 @@ BAD = [
     ("scales", [True, 0.0], "scales.0: Input should be a valid number"),
     ("statistics.seed", -1, "statistics.seed: Input should be greater than or equal to 0"),
     ("controls.random", [{"of": "attn_1", "draws": 1, "seed": s} for s in (1, 2)], "attn_1 is drawn for twice"),
+    ("continuation", continued(event=3), "continuation.event: unknown key (did you mean events?)"),
+    ("continuation", continued(events=0), "continuation.events: Input should be greater than or equal to 1"),
+    ("continuation", continued(cells=[]), "continuation.cells: Tuple should have at least 1 item"),
+    ("continuation", {"seed": 1}, "continuation.cells: Field required"),
+    ("continuation", continued(cells=[{"layer_subsets": ["attn_1"]}]), "continuation.cells.0.scales: Field required"),
+    (
+        "continuation",
+        continued(cells=[{"layer_subsets": ["attn_2"], "scales": [0.0]}]),
+        "continuation.cells: 'attn_2' is not a layer subset (did you mean attn_1?)",
+    ),
+    (
+        "continuation",
+        continued(cells=[{"layer_subsets": ["attn_1"], "scales": [0.0, 1.0]}]),
+        "continuation.cells.0.scales: 1.0 is the unscaled reference, which is always computed; leave it out",
+    ),
+    (
+        "continuation",
+        continued(cells=[{"layer_subsets": ["attn_1"], "scales": [-0.5]}]),
+        "continuation.cells.0.scales: a scale below 0 would flip",
+    ),
     ("controls.random.0.draws", 2, "controls.random of attn_1: no 2 different draws"),
 ]
 
@@ -188,6 +213,22 @@ def test_planned_cells_are_each_named_once(tmp_path: Path):
     cells = experiment.planned_cells()
     assert len(cells) == len(set(cells)) == 4
     assert Cell("attn_1", 0.0) in cells
+
+
+def test_interventions_of_the_continuation_ablation_are_bound_to_no_plan(tmp_path: Path):
+    entries = [
+        {"layer_subsets": ["attn_1", "random"], "scales": [0.3]},
+        {"layer_subsets": ["targeted"], "scales": [0.3, 0.0]},
+    ]
+    experiment = write_experiment(tmp_path / "e.yaml", changed("continuation", continued(cells=entries)))
+    assert experiment.continuation_cells() == (
+        Cell("attn_1", 0.3),
+        Cell("random_1_of_attn_1", 0.3),
+        Cell("attn_1", 0.0),
+        Cell("both_0", 0.3),
+        Cell("both_0", 0.0),
+    )
+    assert write_experiment(tmp_path / "e.yaml", DOCUMENT).continuation_cells() == ()
 
 
 def test_interventions_have_one_form_and_the_identity_has_none():
