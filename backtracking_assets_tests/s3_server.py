@@ -13,7 +13,10 @@ BUCKET = "results"
 
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
-    """A server with one empty bucket; the environment by which it is reached."""
+    """A server with one bucket; the environment by which it is reached.
+
+    Servers of one process share what they hold: each user takes a prefix of its own.
+    """
     import s3fs
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
@@ -33,7 +36,9 @@ def s3_server() -> Iterator[dict[str, str]]:
                 patch.setenv(name, value)
             for name in [name for name in os.environ if name.startswith("AWS_") and name not in environment]:
                 patch.delenv(name)
-            s3fs.S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)
+            filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
+            if not filesystem.exists(BUCKET):
+                filesystem.mkdir(BUCKET)
             yield environment
     finally:
         server.stop()

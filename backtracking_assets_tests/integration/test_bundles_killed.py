@@ -187,7 +187,7 @@ def test_a_push_that_leaves_half_an_object_is_made_up_for(store: StoreLayout, tm
 def test_a_killed_push_to_s3(store: StoreLayout, tmp_path: Path) -> None:
     with s3_server() as environment:
         for n in (0, 3, 100):
-            place = f"s3://{BUCKET}/{n}"
+            place = f"s3://{BUCKET}/killed/{n}"
             first = StoreLayout(tmp_path / f"here{n}" / EXPERIMENT)
             shutil.copytree(store.root.parent, first.root.parent)
             send(first, place)

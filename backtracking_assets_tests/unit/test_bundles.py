@@ -1,8 +1,8 @@
 """Pushing and pulling between two stores, through a folder and through S3."""
 
 import hashlib
-import itertools
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,9 +36,8 @@ ONE, TWO, THREE = condition(0.0), condition(0.5), condition(1.0)
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[Callable[[], str]]:
-    numbers = itertools.count()
     with s3_server():
-        yield lambda: f"s3://{BUCKET}/shared/{next(numbers)}"
+        yield lambda: f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
