@@ -11,7 +11,10 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.provenance import versions
 from backtracking_assets.assets.pulled import after_pull
 from backtracking_assets.assets.pushing import push_results
-from backtracking_assets.errors import ExperimentError
+from backtracking_assets.assets.restoring import restore_cells
+from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.cli.reconcile import reconcile_with_progress
+from backtracking_assets.errors import CheckpointError, ExperimentError, ProblemFileError
 from backtracking_assets.experiment import Experiment, outputs_home
 from backtracking_assets.experiment_file import differing_sections, find_experiment, load_experiment
 from backtracking_assets.storage.bundles.location import open_location
@@ -74,9 +77,26 @@ def run_pull(url: str, name: str, console: Console) -> int:
                 f"unchanged; cells are done where their completions are what it asks for.",
                 style="yellow",
             )
-    stored = after_pull(OpenExperiment(experiment, download=False))
-    _say(console, f"Stored in the database: {stored} conditions. See: backtracking status {name}")
+    _bring_up_to_date(OpenExperiment(experiment, download=False), name, console)
     return EXIT_LEFT_OUT if pulled.skipped or pulled.notes else EXIT_DONE
+
+
+def _bring_up_to_date(opened: OpenExperiment, name: str, console: Console) -> None:
+    """Have the database, the cells and Dagster's record agree with the archive that was pulled."""
+    _say(console, f"Stored in the database: {after_pull(opened)} conditions.")
+    try:
+        # Without these no cell can be told from another. A new machine may not have downloaded them yet.
+        _ = opened.checkpoint, opened.problems
+    except (CheckpointError, ProblemFileError) as error:
+        _say(console, f"The next sweep restores the cells without generating them again. {error}", style="yellow")
+        return
+    restored = restore_cells(opened)
+    there, planned = {*restored.cells, *restored.unchanged}, opened.experiment.planned_cells()
+    for cell, reason in restored.refused.items():
+        _say(console, f"Not restored: {cell}: {reason}", style="yellow")
+    _say(console, f"Done: {len(there.intersection(planned))} of {len(planned)} cells. See: backtracking status {name}")
+    with open_instance() as instance:
+        reconcile_with_progress(instance, opened, console)
 
 
 def _known_experiment(name: str) -> Experiment | None:
