@@ -30,6 +30,7 @@ from backtracking_assets.experiment import BASELINE_SCALE, Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.partitions import cell_key
 from backtracking_assets.records import Cell
+from backtracking_assets.redaction import redacted
 from backtracking_assets.reporting.tables import result_table, terminal_tables
 
 EXIT_DONE, EXIT_FAILED = 0, 1
@@ -199,7 +200,7 @@ class _Runner:
         if _interrupted(result):
             raise KeyboardInterrupt
         if not result.success:
-            self.failures.append(f"{cell or name}: {_reason(result)}")
+            self.failures.append(redacted(f"{cell or name}: {_reason(result)}"))
 
     def _assets_from(self, first: CellAsset) -> list[dg.AssetKey]:
         return [dg.AssetKey([self.experiment.name, name]) for name in CELL_ASSETS[CELL_ASSETS.index(first) :]]
