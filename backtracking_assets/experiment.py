@@ -6,6 +6,7 @@ Nothing here touches a checkpoint, a problem file or the network.
 import math
 import os
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ BASELINE_SCALE = 1.0
 """The scale at which an intervention is the identity: every subset's cell at this scale is the baseline."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=80)]
+Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -38,7 +40,7 @@ class ModelSource(_Strict):
     revision: str = "main"
     dtype: Literal["float32", "bfloat16", "float16"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    n_layers: Annotated[int, Field(strict=True, ge=1)]
+    n_layers: Annotated[int, Field(strict=True, ge=1, le=10_000)]
     """Decoder layers; stated here so that the grid is known without the checkpoint, and checked when it is loaded."""
     round_trip: Annotated[str, Field(min_length=1)]
     """A text that the tokenizer must encode and decode unchanged; a tokenizer that fails it is refused."""
@@ -71,8 +73,8 @@ class ProblemSource(_Strict):
     answer_field: str = "answer_value"
     answer_after: str | None = None
     """If set, the reference answer is what follows the last occurrence of this mark in the answer field."""
-    count: Annotated[int, Field(strict=True, ge=1)]
-    seed: StrictInt
+    count: Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+    seed: Seed
     samples: Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
     @model_validator(mode="after")
@@ -142,7 +144,7 @@ class LayerSubset(_Strict):
         if not self.attention and not self.mlp:
             raise ValueError("it names no layer; list at least one under attention or mlp")
         for kind, layers in (("attention", self.attention), ("mlp", self.mlp)):
-            twice = sorted({layer for layer in layers if layers.count(layer) > 1})
+            twice = sorted(layer for layer, n in Counter(layers).items() if n > 1)
             if twice:
                 raise ValueError(f"{kind} names layer {twice[0]} twice")
         return self
@@ -159,7 +161,7 @@ class RandomControl(_Strict):
 
     of: Name
     draws: Annotated[int, Field(strict=True, ge=1, le=1000)]
-    seed: StrictInt
+    seed: Seed
     outside: tuple[Name, ...] = ()
     """Subsets whose layers are never drawn, besides those of `of` itself."""
 
@@ -205,7 +207,7 @@ class Detection(_Strict):
     @model_validator(mode="after")
     def _distinct(self) -> "Detection":
         folded = [trigger.casefold() for trigger in (*self.strict, *self.relaxed)]
-        twice = sorted({trigger for trigger in folded if folded.count(trigger) > 1})
+        twice = sorted(trigger for trigger, n in Counter(folded).items() if n > 1)
         if twice:
             raise ValueError(f"trigger {twice[0]!r} is listed twice")
         return self
