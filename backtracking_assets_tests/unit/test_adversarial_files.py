@@ -40,8 +40,8 @@ from backtracking_assets_tests.tiny import experiment_document, write_experiment
 from backtracking_assets_tests.unit.bounds import bounded
 from backtracking_assets_tests.unit.storage_samples import completions_of, condition, generate, keys
 
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-SLOW = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW = settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DOCUMENT = experiment_document(Path("checkpoint"), Path("problems.jsonl"))
 TEXT = yaml.safe_dump(DOCUMENT, sort_keys=False)
 
