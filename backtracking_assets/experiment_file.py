@@ -100,7 +100,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, where PyYAML would silently keep the last, and text that no file
     or page can hold."""
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
         if _UNUSABLE.search(value):
             what = "a text holds a NUL or half of a surrogate pair"
