@@ -7,6 +7,8 @@ traceback and exits with code 2; inside Dagster it becomes the run's failure mes
 import difflib
 from collections.abc import Iterable
 
+from backtracking_assets.redaction import redacted
+
 __all__ = [
     "BacktrackingError",
     "BundleError",
@@ -19,7 +21,10 @@ __all__ = [
 
 
 class BacktrackingError(Exception):
-    """Base of all errors that this project raises for a person to read."""
+    """Base of all errors that this project raises for a person to read; secrets of the environment are taken out."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class ExperimentError(BacktrackingError):

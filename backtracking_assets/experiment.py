@@ -6,6 +6,7 @@ Nothing here touches a checkpoint, a problem file or the network.
 import math
 import os
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from backtracking_assets.records import Cell, Component
 from backtracking_assets.section import Finite, Name, Section
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+Seed = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 
 _MOST_REDRAWS = 1000
 
@@ -30,7 +32,7 @@ class ModelSource(Section):
     revision: str = "main"
     dtype: Literal["float32", "bfloat16", "float16"]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    n_layers: Annotated[int, Field(strict=True, ge=1)]
+    n_layers: Annotated[int, Field(strict=True, ge=1, le=10_000)]
     """Decoder layers; stated here so that the grid is known without the checkpoint, and checked when it is loaded."""
     round_trip: Annotated[str, Field(min_length=1)]
     """A text that the tokenizer must encode and decode unchanged; a tokenizer that fails it is refused."""
@@ -63,8 +65,8 @@ class ProblemSource(Section):
     answer_field: str = "answer_value"
     answer_after: str | None = None
     """If set, the reference answer is what follows the last occurrence of this mark in the answer field."""
-    count: Annotated[int, Field(strict=True, ge=1)]
-    seed: StrictInt
+    count: Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
+    seed: Seed
     samples: Annotated[int, Field(strict=True, ge=1, le=10_000)]
 
     @model_validator(mode="after")
@@ -134,7 +136,7 @@ class LayerSubset(Section):
         if not self.attention and not self.mlp:
             raise ValueError("it names no layer; list at least one under attention or mlp")
         for kind, layers in (("attention", self.attention), ("mlp", self.mlp)):
-            twice = sorted({layer for layer in layers if layers.count(layer) > 1})
+            twice = sorted(layer for layer, n in Counter(layers).items() if n > 1)
             if twice:
                 raise ValueError(f"{kind} names layer {twice[0]} twice")
         return self
@@ -151,7 +153,7 @@ class RandomControl(Section):
 
     of: Name
     draws: Annotated[int, Field(strict=True, ge=1, le=1000)]
-    seed: StrictInt
+    seed: Seed
     outside: tuple[Name, ...] = ()
     """Subsets whose layers are never drawn, besides those of `of` itself."""
 
@@ -189,7 +191,7 @@ class Detection(Section):
     @model_validator(mode="after")
     def _distinct(self) -> "Detection":
         folded = [trigger.casefold() for trigger in (*self.strict, *self.relaxed)]
-        twice = sorted({trigger for trigger in folded if folded.count(trigger) > 1})
+        twice = sorted(trigger for trigger, n in Counter(folded).items() if n > 1)
         if twice:
             raise ValueError(f"trigger {twice[0]!r} is listed twice")
         return self

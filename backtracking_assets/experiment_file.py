@@ -13,6 +13,15 @@ from backtracking_assets.experiment import PROJECT_ROOT, Experiment
 EXPERIMENTS_DIR = PROJECT_ROOT / "data" / "experiments"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+_MOST_BYTES = 1_000_000
+"""PyYAML takes a second or so for as much."""
+_MOST_PROBLEMS = 20
+"""Problems of a file that one message names."""
+_LONGEST_INPUT = 100
+"""Characters of a value or a key that a message shows."""
+# What PyYAML lets through where a value has the form of its type and not the content, or the nesting has no end.
+_BAD_VALUES = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def experiment_names() -> tuple[str, ...]:
@@ -62,13 +71,16 @@ def read_document(path: Path) -> dict[str, Any]:
         ExperimentError: the file cannot be read, is not YAML, or holds no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # a SafeLoader
+        content = _read_yaml(path)
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path}: the file is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date of month 13, or endless nesting
+    except yaml.YAMLError as error:
         raise ExperimentError(f"{path}: the file is not valid YAML: {_one_line(str(error))}.") from error
     except OSError as error:
         raise ExperimentError(f"{path}: the file cannot be read: {error.strerror}.") from error
+    except _BAD_VALUES as error:
+        reason = _one_line(str(error))[:_LONGEST_INPUT] or type(error).__name__
+        raise ExperimentError(f"{path}: the file is not valid YAML: a value cannot be read ({reason}).") from error
     if not isinstance(content, dict):
         raise ExperimentError(f"{path}: the file must hold a mapping with the keys of an experiment.")
     return content
@@ -97,8 +109,24 @@ def _refuse_shared_name(experiment: Experiment, path: Path) -> None:
         )
 
 
+def _read_yaml(path: Path) -> Any:
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ExperimentError(f"{path}: the file is larger than {_MOST_BYTES:,} bytes, and an experiment file is not.")
+    return yaml.load(content.decode("utf-8"), Loader=_UniqueKeyLoader)  # a SafeLoader
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, where PyYAML would silently keep the last."""
+    """A safe loader that refuses a key given twice, where PyYAML would silently keep the last, and text that no file
+    or page can hold."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if _UNUSABLE.search(value):
+            what = "a text holds a NUL or half of a surrogate pair"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -113,15 +141,26 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _describe(error: ValidationError) -> str:
     """All problems of an experiment file as one sentence, each with its place."""
     parts: list[str] = []
-    for problem in error.errors():
-        place = ".".join(str(step) for step in problem["loc"])
+    problems = error.errors()
+    for problem in problems[:_MOST_PROBLEMS]:
+        place = ".".join(str(step)[:_LONGEST_INPUT] for step in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = f"unknown key{did_you_mean(str(problem['loc'][-1]), _known_keys(problem['loc'][:-1]))}"
         elif "input" in problem and isinstance(problem["input"], str | int | float | bool):
-            message = f"{message} (it is {problem['input']!r})"
+            message = f"{message} (it is {_shown(problem['input'])})"
         parts.append(f"{place}: {message}" if place else message)
+    if len(problems) > _MOST_PROBLEMS:
+        parts.append(f"and {len(problems) - _MOST_PROBLEMS} more")
     return _one_line("; ".join(parts)).rstrip(".") + "."
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_INPUT else f"{text[:_LONGEST_INPUT]}…"
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -12,6 +12,9 @@ from backtracking_assets.errors import ProblemFileError
 from backtracking_assets.experiment import Experiment, HubDataset, ProblemSource
 from backtracking_assets.records import Problem
 
+_MOST_KEYS, _LONGEST = 20, 60
+"""Keys of a row that a message names, and characters of a key or an id that it shows."""
+
 
 def load_problems(experiment: Experiment, *, download: bool = True) -> tuple[Problem, ...]:
     """The problems of an experiment, in the order in which they are asked.
@@ -69,7 +72,7 @@ def _problems(rows: Iterable[tuple[str, Mapping[str, Any]]], source: ProblemSour
         else:
             problem_id = _text(row, source.id_field, where)
         if problem_id in seen:
-            raise ProblemFileError(f"{where}: the id {problem_id!r} stands already at {seen[problem_id]}.")
+            raise ProblemFileError(f"{where}: the id {problem_id[:_LONGEST]!r} stands already at {seen[problem_id]}.")
         seen[problem_id] = where
         yield Problem(problem_id, question, answer)
     if not seen:
@@ -79,7 +82,7 @@ def _problems(rows: Iterable[tuple[str, Mapping[str, Any]]], source: ProblemSour
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:
     value = row.get(field)
     if value is None:
-        raise ProblemFileError(f"{where}: {field} is missing; its keys are {', '.join(map(str, row)) or 'none'}.")
+        raise ProblemFileError(f"{where}: {field} is missing; its keys are {_keys(row)}.")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ProblemFileError(f"{where}: {field} must be text or a number, not {type(value).__name__}.")
     text = str(value).strip()
@@ -90,6 +93,12 @@ def _text(row: Mapping[str, Any], field: str, where: str) -> str:
     except UnicodeEncodeError:
         raise ProblemFileError(f"{where}: {field} holds an invalid Unicode code point.") from None
     return text
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    """The keys of a row for a message, not more than fit into one."""
+    names = [str(key)[:_LONGEST] for key in list(row)[:_MOST_KEYS]]
+    return ", ".join(names + [f"and {len(row) - _MOST_KEYS} more"] * (len(row) > _MOST_KEYS)) or "none"
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -147,7 +156,7 @@ def _hub_rows(hub: HubDataset, download: bool) -> Iterator[tuple[str, Mapping[st
     for path in files:
         try:
             rows = pq.read_table(path).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ProblemFileError(f"{path}: the file is not readable as Parquet ({error}).") from error
         for number, row in enumerate(rows, start=1):
             yield f"{path.name}, row {number}", row

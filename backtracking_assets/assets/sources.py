@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from backtracking_assets.assets.event_log import DATA_VERSION_TAG, recorded, recorded_partitions
+from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.conditions import digest
 from backtracking_assets.experiment import Experiment
@@ -100,6 +101,7 @@ def _source_asset(
     experiment: Experiment, name: str, description: str, version: Callable[[OpenExperiment], SourceVersion]
 ) -> dg.AssetsDefinition:
     @dg.asset(key=[experiment.name, name], group_name=f"{experiment.name}_sources", description=description)
+    @readable_failures
     def source() -> dg.MaterializeResult:
         return _result(version(OpenExperiment(experiment)))
 

@@ -1,6 +1,6 @@
 """How far the plan is: by fingerprints, which are the authority where Dagster's own staleness stops looking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from backtracking_assets.analysis.detection import rules_document
@@ -65,7 +65,7 @@ def planned_status(opened: OpenExperiment, held: Overview | None = None) -> list
     held = read_overview(opened) if held is None else held
     checks = outcomes_by_cell(held.checks)
     facts = _Facts(held, checks, baseline_among(opened, held.cells, checks))
-    return [_status(opened, cell, facts) for cell in opened.experiment.planned_cells()]
+    return _shared([_status(opened, cell, facts) for cell in opened.experiment.planned_cells()], opened)
 
 
 def read_overview(opened: OpenExperiment) -> Overview:
@@ -75,6 +75,17 @@ def read_overview(opened: OpenExperiment) -> Overview:
         BacktrackingError: the problems or the store cannot be read.
     """
     return overview(opened.layout, list(opened.problems), opened.experiment.problems.samples)
+
+
+def _shared(statuses: list[CellStatus], opened: OpenExperiment) -> list[CellStatus]:
+    """Each condition is generated once: of the cells that share it, all but the first link what that one generates."""
+    first: dict[str, Cell] = {}
+    found: list[CellStatus] = []
+    for status in statuses:
+        generates = status.first_asset == "generations" and status.n_completions < status.n_planned
+        maker = first.setdefault(opened.condition(status.cell).fingerprint, status.cell) if generates else status.cell
+        found.append(status if maker == status.cell else replace(status, next=f"links what {maker} generates"))
+    return found
 
 
 @dataclass(frozen=True)

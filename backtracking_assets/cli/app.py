@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 
 from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.redaction import redacted
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -44,6 +46,10 @@ def main() -> None:
         code = EXIT_BAD_INPUT
     except SystemExit as end:
         code = end.code
+    except Exception as error:
+        # A fault of this project. Its texts could hold what the environment holds.
+        sys.stderr.write(redacted("".join(traceback.format_exception(error))))
+        code = EXIT_FAILED
     _leave(code)
 
 

@@ -10,8 +10,9 @@ from backtracking_assets.experiment import PROJECT_ROOT
 
 
 def prepare_environment() -> None:
-    """Read `.env`, and keep libraries from needing a display or a writable home folder."""
-    load_dotenv(PROJECT_ROOT / ".env")  # what is set already wins
+    """Read the project's `.env`, or the file that `BACKTRACKING_DOTENV` names, and keep libraries from needing a
+    display or a writable home folder."""
+    load_dotenv(os.environ.get("BACKTRACKING_DOTENV") or PROJECT_ROOT / ".env")  # what is set already wins
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

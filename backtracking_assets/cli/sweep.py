@@ -33,6 +33,7 @@ from backtracking_assets.experiment import BASELINE_SCALE, Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.partitions import cell_key
 from backtracking_assets.records import Cell
+from backtracking_assets.redaction import redacted
 from backtracking_assets.reporting.tables import result_table, terminal_tables
 from backtracking_assets.storage.locks import whole_sweep_lock
 from backtracking_assets.storage.turns import Visitors, in_turn, visitors
@@ -266,7 +267,7 @@ class _Runner:
         if _interrupted(result):
             raise KeyboardInterrupt
         if not result.success:
-            self.failures.append(f"{cell or name}: {_reason(result)}")
+            self.failures.append(redacted(f"{cell or name}: {_reason(result)}"))
 
     def _assets_from(self, first: CellAsset) -> list[dg.AssetKey]:
         return [dg.AssetKey([self.experiment.name, name]) for name in CELL_ASSETS[CELL_ASSETS.index(first) :]]

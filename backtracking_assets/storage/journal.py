@@ -184,6 +184,8 @@ def read_plan(path: Path, fingerprint: str) -> list[Chunk] | None:
         if stated != digest(content):
             raise DamagedFileError(path, "its checksum does not fit its content")
         chunks = [chunk_of(fingerprint, keys) for keys in content["chunks"]]
+        if not all(isinstance(problem_id, str) for chunk in chunks for problem_id, _ in chunk.keys):
+            raise DamagedFileError(path, "it names a problem that is no text")
     except FileNotFoundError:
         return None
     except OSError as error:

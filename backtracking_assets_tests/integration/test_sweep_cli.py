@@ -37,6 +37,7 @@ class Story:
     rest: Finished
     status_after: dict[str, Any]
     status_table: Finished
+    whole_page: str
     completions: dict[str, pa.Table]
     again: Finished
     completions_again: dict[str, pa.Table]
@@ -74,6 +75,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> St
     steps["rest"] = run("sweep")
     steps["status_after"] = status()
     steps["status_table"] = run("status")
+    steps["whole_page"] = (study.layout.reports / "phase2_report.html").read_text(encoding="utf-8")
     steps["completions"] = completions()
     steps["again"] = run("sweep")
     steps["completions_again"] = completions()
@@ -143,6 +145,26 @@ def test_status_of_a_swept_study_is_all_done(story: Story) -> None:
     assert all(cell["reason"] == "" for cell in story.status_after["cells"])
     assert story.status_table.code == 0
     assert story.status_table.stdout.endswith("4 done.\n")
+    assert "Comparisons (subset_sweep, scale_sweep): current." in story.status_table.stdout
+    report = story.status_after["report"]
+    assert (report["cells"], report["page"]["state"], report["subset_sweep"]["state"]) == (
+        N_CELLS,
+        "current",
+        "current",
+    )
+    assert f"Report (phase2_report): current; the digest of the cells that are done is {report['cells_digest']}." in (
+        story.status_table.stdout
+    )
+
+
+def test_the_page_names_the_cells_that_it_was_made_from(story: Story) -> None:
+    assert f"made from 4 cells with the digest <code>{story.status_after['report']['cells_digest']}" in story.whole_page
+    # A report of the first cell alone, written before the others were there.
+    before = story.status_half_way["report"]
+    assert (before["cells"], before["page"]["state"]) == (1, "current")
+    assert before["cells_digest"] in story.partial_page
+    assert story.status_before["report"]["page"]["state"] == "missing"
+    assert story.status_before["report"]["subset_sweep"]["state"] == "missing"
 
 
 def test_every_cell_has_a_page(story: Story) -> None:
@@ -163,9 +185,11 @@ def test_a_second_sweep_has_nothing_to_do(story: Story) -> None:
 
 def test_other_triggers_make_every_cell_stale_and_nothing_is_generated_again(story: Story) -> None:
     assert story.status_other_triggers["counts"] == {"done": 0, "partial": 0, "stale": N_CELLS, "missing": 0}
-    assert {cell["reason"] for cell in story.status_other_triggers["cells"]} == {"the detection rules have changed"}
+    assert {cell["reason"] for cell in story.status_other_triggers["cells"]} == {"detection: strict triggers +Hmm"}
+    assert {cell["next"] for cell in story.status_other_triggers["cells"]} == {"reads anew"}
     assert story.other_triggers.code == 0, story.other_triggers.stderr
     assert "0 done before, 4 to do." in story.other_triggers.stdout
+    assert "Nothing to generate." in story.other_triggers.stdout
     assert story.status_at_the_end["counts"]["done"] == N_CELLS
     # Equal to the last column: the runs that generated them are those of the first sweeps.
     assert story.completions_at_the_end == story.completions
@@ -178,7 +202,11 @@ def test_other_statistics_make_cells_stale(tmp_path: Path, story: Story) -> None
     )
     status = json.loads(found.stdout)
     assert status["counts"]["stale"] == N_CELLS
-    assert {cell["reason"] for cell in status["cells"]} == {"the statistics have changed"}
+    assert {cell["reason"] for cell in status["cells"]} == {"statistics: confidence 0.95 → 0.8"}
+    assert {cell["next"] for cell in status["cells"]} == {"measures anew"}
+    # What was made from the cells says that it is older than they are.
+    assert status["report"]["page"]["state"] == status["report"]["subset_sweep"]["state"] == "older"
+    assert status["report"]["page"]["cells_changed"] == N_CELLS
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
