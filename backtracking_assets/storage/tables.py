@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from backtracking_assets.records import CHECKS, COMPARISONS, COMPLETION_KEY, COMPLETIONS, DETECTIONS, METRICS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of a table or a view."""
 
 _STRING, _INT32, _INT64, _DOUBLE, _BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
