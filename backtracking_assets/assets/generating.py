@@ -217,6 +217,7 @@ def _rows(
                 "n_firings": completion.n_firings,
                 "chunk_id": chunk.chunk_id,
                 "chunk_seconds": batch.seconds,
+                "batch_rows": completion.batch_rows,
             }
         )
     return rows

@@ -19,7 +19,6 @@ from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.checksum import content_sha256
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
-from backtracking_assets.storage.checksum import content_sha256
 from backtracking_assets.storage.parquet import (
     FORMAT,
     DamagedFileError,
