@@ -9,10 +9,13 @@ from collections.abc import Iterable
 
 __all__ = [
     "BacktrackingError",
+    "ChangedCheckpointError",
     "CheckpointError",
     "ExperimentError",
+    "HeldDatabaseError",
     "ProblemFileError",
     "StorageError",
+    "UnwritableError",
     "did_you_mean",
 ]
 
@@ -33,8 +36,20 @@ class CheckpointError(BacktrackingError):
     """A checkpoint is missing, truncated, or unfit for the experiment."""
 
 
+class ChangedCheckpointError(CheckpointError):
+    """The checkpoint's files are no longer those that a sweep began with: no other cell could be made either."""
+
+
 class StorageError(BacktrackingError):
     """The journal, the archive or the database cannot be read or written."""
+
+
+class HeldDatabaseError(StorageError):
+    """Another process holds the database for longer than was waited."""
+
+
+class UnwritableError(StorageError):
+    """The disk is full or read-only: nothing else could be stored either."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from backtracking_assets.errors import StorageError
 from backtracking_assets.execution.gpu_executor import GPU_POOL
+from backtracking_assets.unwritable import SAFE, cannot_write, refusal
 
 _SETTINGS = """\
 # Made at first use; edit it freely, it is not overwritten.
@@ -34,7 +34,7 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
         count_devices: how many runs may generate at once; asked only where the settings are made.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, found by writing into it.
     """
     home = Path(os.environ.get("DAGSTER_HOME") or default).expanduser().resolve()
     settings = home / "dagster.yaml"
@@ -44,9 +44,14 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
             temporary = home / f".dagster.yaml.{os.getpid()}"
             temporary.write_text(_SETTINGS.format(devices=count_devices()), encoding="utf-8")
             temporary.replace(settings)
+        # Whether it can be written is not in its permission bits: the disk may be read-only or full.
+        if (refused := refusal(home)) is not None:
+            raise refused
     except OSError as error:
-        raise StorageError(
-            f"Dagster's folder {home} cannot be written ({error.strerror}); set DAGSTER_HOME to one that can."
+        kind = type(cannot_write(home, error))
+        raise kind(
+            f"Dagster's folder {home} cannot be written ({error.strerror}); {SAFE}: make it writable or free some "
+            "space, then run the same command again, or set DAGSTER_HOME to another folder."
         ) from error
     os.environ["DAGSTER_HOME"] = str(home)
     return home

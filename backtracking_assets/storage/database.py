@@ -12,12 +12,13 @@ from pathlib import Path
 
 import duckdb
 
-from backtracking_assets.errors import StorageError
+from backtracking_assets.errors import HeldDatabaseError, StorageError
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import database_lock
 from backtracking_assets.storage.set_aside import set_aside
 from backtracking_assets.storage.tables import SCHEMA_VERSION, create_statements
+from backtracking_assets.unwritable import disk_error_in
 
 DEFAULT_WAIT = 30.0
 """Seconds that a connection is tried for while another process holds the database."""
@@ -78,11 +79,15 @@ def _create(layout: StoreLayout) -> None:
     def fill(path: Path) -> None:
         with duckdb.connect(str(path)) as connection:
             _create_tables(connection)
+            # On a full disk, closing leaves the tables in the write-ahead log without a word; this raises.
+            connection.execute("checkpoint")
 
     try:
         write_durably(layout.database, fill)
     except duckdb.Error as error:
-        raise StorageError(f"The database {layout.database} cannot be made: {_first_line(error)}.") from error
+        raise disk_error_in(layout.database, str(error)) or StorageError(
+            f"The database {layout.database} cannot be made: {_first_line(error)}."
+        ) from error
 
 
 def _create_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -103,7 +108,9 @@ def _opened(
         yield connection
     except duckdb.Error as error:
         outcome = "could not answer" if read_only else "refused a statement, and nothing of the transaction was kept"
-        raise StorageError(f"The database {layout.database} {outcome}: {_first_line(error)}.") from error
+        raise disk_error_in(layout.database, str(error)) or StorageError(
+            f"The database {layout.database} {outcome}: {_first_line(error)}."
+        ) from error
     finally:
         connection.close()
 
@@ -115,13 +122,13 @@ def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float)
         except duckdb.Error as error:
             holder = _holder(error)
             if holder is None:
-                raise StorageError(
+                raise disk_error_in(layout.database, str(error)) or StorageError(
                     f"The database {layout.database} cannot be opened and was left as it is: {_first_line(error)}; "
                     f"if it is damaged, move it away and run the same command again, "
                     f"which makes it anew from the completions in {layout.archive}."
                 ) from error
             if time.monotonic() >= deadline:
-                raise StorageError(
+                raise HeldDatabaseError(
                     f"The database {layout.database} is held by {holder}, for longer than the {wait:g} s of waiting. "
                     f"The completions are safe in {layout.archive} and {layout.journal}: "
                     f"close that program's connection and run the same command again."
