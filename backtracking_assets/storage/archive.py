@@ -57,9 +57,18 @@ def compact(layout: StoreLayout, condition: Condition) -> int:
         raise StorageError(f"Condition {fingerprint[:12]} has no finished completion to archive.")
     merged = _merge(fingerprint, pa.concat_tables(tables))
     if present is None or merged.num_rows != present.num_rows:
-        facts = {**_archive_facts(fingerprint), "condition": condition.canonical_json()}
-        write_parquet(merged, layout.archive_of(fingerprint), facts)
+        write_archive(layout, condition, merged)
     return merged.num_rows
+
+
+def write_archive(layout: StoreLayout, condition: Condition, completions: pa.Table) -> None:
+    """Put completions, sorted by key, in the place of a condition's archive. The caller holds the generation lock.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    facts = {**_archive_facts(condition.fingerprint), "condition": condition.canonical_json()}
+    write_parquet(completions, layout.archive_of(condition.fingerprint), facts)
 
 
 def verified_archive(layout: StoreLayout, fingerprint: str) -> pa.Table | None:
