@@ -18,6 +18,7 @@ from backtracking_assets.assets.contents import examples
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.generating import Generation, ensure_completions
 from backtracking_assets.assets.identity import probe_identity
+from backtracking_assets.assets.non_finite import with_origin
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.presentation import column_schema, examples_md, metrics_table, png_figure
@@ -95,6 +96,7 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
         made = ensure_completions(opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=report)
         completions = linked_cell(opened, cell).completions
         outcomes = generation_checks(experiment, made.condition, completions, _identity(opened, cell, made))
+        outcomes = with_origin(opened, made.condition, completions, outcomes)
         write_checks(opened.layout, checks_table(cell, "generations", outcomes, context.run.run_id))
         fail_on_errors(cell, outcomes)
         finish = completions["finish_reason"].value_counts().to_pylist()

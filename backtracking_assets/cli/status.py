@@ -10,6 +10,7 @@ from rich.table import Table
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.experiment_file import load_experiment
+from backtracking_assets.reporting.text import visible
 
 _STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim"}
 
@@ -49,7 +50,7 @@ def show_status(name: str, as_json: bool, console: Console) -> None:
             f"{status.cell.scale:g}",
             status.state,
             f"{status.n_completions} of {status.n_planned}",
-            escape(status.reason),
+            escape(visible(status.reason)),
             style=_STYLES[status.state],
         )
     console.print(table)

@@ -6,10 +6,11 @@ machine, so a chunk made again on the same kind of machine gives the same bytes.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from backtracking_assets.conditions import Intervention
@@ -133,6 +134,40 @@ def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) ->
     if on_step is None:
         return None
     return lambda step, n_open: on_step(steps_before + step, n_open + not_begun)
+
+
+def replay(
+    model: PreTrainedModel,
+    request: Request,
+    token_ids: Sequence[int],
+    sampling: Sampling,
+    intervention: Intervention | None,
+    *,
+    pad_id: int,
+    watching: Callable[[nn.Module], AbstractContextManager[Callable[[int], bool]]],
+) -> None:
+    """Run a completion's tokens through the model as `generate` did, in a batch of its own.
+
+    Args:
+        watching: sets its hooks, behind those of the intervention, and gives what is called after prefill with 0 and
+            after each decode step with its number; the replay ends where that returns True.
+
+    Raises:
+        BacktrackingError: see `generate`.
+    """
+    with ExitStack() as stack, torch.inference_mode():
+        scaling: Scaling | None = None
+        if intervention is not None:
+            scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
+        seen_enough = stack.enter_context(watching(model))
+        row = Generated(request, [], "length", 0, 1)
+        decoding = _Decoding(model, [row], sampling, stop_ids=frozenset(), pad_id=pad_id)
+        decoding._prefill()
+        for step, token in enumerate(token_ids, start=1):
+            if seen_enough(step - 1):
+                return
+            decoding._decode(torch.tensor([token], device=model.device), scaling)
+        seen_enough(len(token_ids))
 
 
 class _Decoding:
