@@ -12,10 +12,13 @@ from backtracking_assets.redaction import redacted
 __all__ = [
     "BacktrackingError",
     "BundleError",
+    "ChangedCheckpointError",
     "CheckpointError",
     "ExperimentError",
+    "HeldDatabaseError",
     "ProblemFileError",
     "StorageError",
+    "UnwritableError",
     "did_you_mean",
 ]
 
@@ -39,12 +42,24 @@ class CheckpointError(BacktrackingError):
     """A checkpoint is missing, truncated, or unfit for the experiment."""
 
 
+class ChangedCheckpointError(CheckpointError):
+    """The checkpoint's files are no longer those that a sweep began with: no other cell could be made either."""
+
+
 class StorageError(BacktrackingError):
     """The journal, the archive or the database cannot be read or written."""
 
 
 class BundleError(BacktrackingError):
     """A bundle, or the place where it lies, cannot be used."""
+
+
+class HeldDatabaseError(StorageError):
+    """Another process holds the database for longer than was waited."""
+
+
+class UnwritableError(StorageError):
+    """The disk is full or read-only: nothing else could be stored either."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -123,6 +123,8 @@ class Generation(Section):
     """Completions batched together and made durable together; about a minute of work at most."""
     threads: Annotated[int, Field(strict=True, ge=1)] = 1
     """CPU threads of one model; fixed, because results on a CPU are only bit-identical at equal thread counts."""
+    mixed_devices: Literal["allow", "refuse"] = "allow"
+    """Whether the completions of one condition may come from several kinds of device, whose last bits differ."""
 
 
 class LayerSubset(Section):

@@ -81,6 +81,7 @@ COMPLETIONS = _schema(
     ("run_id", _STRING, False),
     ("generated_at", _TIME, False),
     ("chunk_seconds", _DOUBLE, False),  # wall time of the whole chunk
+    ("batch_rows", _INT32, True),  # rows batched together at most; NULL in files that are older than the column
 )
 
 DETECTIONS = _schema(

@@ -12,6 +12,7 @@ from backtracking_assets.experiment import BASELINE_SCALE, Checks, Experiment
 from backtracking_assets.partitions import grid_partitions
 from backtracking_assets.records import CHECKS, Cell, decode_steps
 from backtracking_assets.reporting.contents import CheckOutcome
+from backtracking_assets.reporting.formats import join_names
 
 SPECS: dict[str, dict[str, str]] = {
     "generations": {
@@ -21,6 +22,7 @@ SPECS: dict[str, dict[str, str]] = {
         "finite_logits": "No completion ended on NaN or infinite logits.",
         "not_truncated": "Few completions ended at the token cap.",
         "completions_vary": "The samples of a problem are not all the same text (at a temperature above 0).",
+        "one_kind_of_device": "All completions were made on one kind of device; last bits differ between kinds.",
     },
     "detections": {
         "not_degenerate": "Few completions loop or break down.",
@@ -124,6 +126,7 @@ def generation_checks(
             f"ended at the cap of {experiment.sampling.max_new_tokens} tokens",
         ),
         _varies(experiment, completions),
+        _one_kind_of_device(completions),
     ]
 
 
@@ -180,6 +183,15 @@ def _varies(experiment: Experiment, completions: pa.Table) -> CheckOutcome:
     if not should_vary:
         said += " They need not: decoding is greedy or there is one sample a problem."
     return CheckOutcome("completions_vary", varied > 0 or not should_vary, "warning", said)
+
+
+def _one_kind_of_device(completions: pa.Table) -> CheckOutcome:
+    counts = {row["values"]: row["counts"] for row in completions["device"].value_counts().to_pylist()}
+    made = join_names(f"{device} ({counts[device]})" for device in sorted(counts))
+    said = f"Completions were made on {made}."
+    if len(counts) > 1:
+        said += " Last bits differ between kinds of device, so some may have taken another turn than on one alone."
+    return CheckOutcome("one_kind_of_device", len(counts) <= 1, "warning", said)
 
 
 def _must(name: str, passed: bool, description: str) -> CheckOutcome:

@@ -79,7 +79,13 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         comparisons=comparisons,
         checks=checks_of(opened).get(cell, ()),
         examples=examples(stored, baseline),
-        provenance=provenance(experiment, stored.completions, run_id, f"--layer-subset {cell.layer_subset} {scale}"),
+        provenance=provenance(
+            experiment,
+            stored.completions,
+            run_id,
+            queries.chunk_sizes(opened.layout),
+            f"--layer-subset {cell.layer_subset} {scale}",
+        ),
     )
 
 
@@ -101,7 +107,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         comparisons=_only(comparisons, done),
         examples=_sweep_examples(experiment, stored, baseline),
         cells_digest=cells_digest(stored),
-        provenance=provenance(experiment, _all_completions(stored), run_id),
+        provenance=provenance(experiment, _all_completions(stored), run_id, queries.chunk_sizes(opened.layout)),
         continuation=continuation_report(opened),
     )
 
@@ -187,7 +193,7 @@ def _planned(experiment: Experiment, status: CellStatus, checks: tuple) -> Plann
 
 def _all_completions(stored: Sequence[StoredCell]) -> pa.Table:
     """Keys, devices and times of all completions behind a sweep, each condition once."""
-    columns = ["fingerprint", "chunk_id", "chunk_seconds", "n_tokens", "device", "run_id", "generated_at"]
+    columns = ["fingerprint", "chunk_id", "chunk_seconds", "n_tokens", "device", "run_id", "generated_at", "batch_rows"]
     by_condition = {cell.fingerprint: cell for cell in stored}
     tables = [cell.completions.select(columns) for cell in by_condition.values()]
     if tables:

@@ -1,27 +1,32 @@
 """Making a cell's completions: what is there is linked, what is missing is generated, nothing is done twice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from backtracking_assets.assets.loaded import loaded_model, prompts
+import pyarrow as pa
+
+from backtracking_assets.assets.checkpoint_watch import refuse_changed_checkpoint
+from backtracking_assets.assets.loaded import forget_models, loaded_model, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
 from backtracking_assets.conditions import Condition
-from backtracking_assets.errors import ProblemFileError
+from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError, HeldDatabaseError, ProblemFileError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
 from backtracking_assets.fault_points import reached
 from backtracking_assets.records import COMPLETIONS, Cell
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
 from backtracking_assets.storage.commits import commit_condition, link_cell, write_layer_subset, write_problem_set
+from backtracking_assets.storage.database import DEFAULT_WAIT
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import generation_lock
 from backtracking_assets.storage.parquet import DamagedFileError
 from backtracking_assets.storage.queries import completion_keys
+from backtracking_assets.storage.restoring import restore_archive
 from backtracking_assets.storage.rows import Key, keys_of, table_of
 
 if TYPE_CHECKING:
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
     from backtracking_assets.models.loading import LoadedModel
 
 Log = Callable[[str], None]
+
+_SHORT_WAIT = 1.0
+"""Seconds that a look into the database may take before anything is generated."""
 
 _ASKED = ("problem_id", "prompt_sha256")
 
@@ -62,6 +70,7 @@ def ensure_completions(
     durable before the next one starts, so an interruption costs at most the chunk in flight.
 
     Raises:
+        ChangedCheckpointError: the checkpoint has changed since the sweep or the cell began.
         BacktrackingError: a source is unfit, no device is to be had, or the store cannot be written.
     """
     opened.layout.prepare()
@@ -82,14 +91,23 @@ def ensure_completions(
             devices = devices_for(opened.experiment.model.device)
             device = stack.enter_context(leased_device(devices, device_locks_dir(), on_wait=waiting_for_device))
         stack.enter_context(generation_lock(layout, fingerprint, waiting_for_condition))
+        was_archived = layout.archive_of(fingerprint).exists()
         _check_prompts(opened, fingerprint)
+        if not layout.archive_of(fingerprint).exists():
+            _restore(opened, condition, damaged=was_archived, log=log)
+        archived = _archived(layout, fingerprint)
+        if device is None and not archived.issuperset(opened.keys()):
+            # Damage that shows only where every byte is read. The device comes first, so all is done again with one.
+            stack.close()
+            return ensure_completions(opened, cell, run_id=run_id, log=log, on_progress=on_progress)
         work = _Work(opened, cell, condition, run_id, log, on_progress)
         if device is not None:
-            work.generate_missing(device)
+            work.generate_missing(device, archived)
+            archived = _archived(layout, fingerprint)
         # Where the archive was made anew, the database holds the same keys with other rows: chunks that are still there
         # say that what was made of them was never committed.
         uncommitted = layout.journal_of(fingerprint).exists()
-        if uncommitted or _archived(layout, fingerprint) != completion_keys(layout, fingerprint):
+        if uncommitted or archived != completion_keys(layout, fingerprint):
             commit_condition(layout, condition, run_id=run_id)
         # Only now, with archive and database both holding the rows, may the chunks go.
         clear_journal(layout, fingerprint)
@@ -98,6 +116,23 @@ def ensure_completions(
     reached("cell linked", str(cell))
     made_on = device_name(device) if device is not None and work.generated else None
     return Generation(condition, n_completions, work.generated, made_on)
+
+
+def _restore(opened: OpenExperiment, condition: Condition, *, damaged: bool, log: Log) -> None:
+    """Have the archive made anew from the database where that has the completions. Under the generation lock."""
+    prompt_sha256 = {problem_id: prompt.sha256 for problem_id, prompt in prompts(opened).items()}
+    # A condition without an archive is almost always a new one: it does not wait for a database that someone holds.
+    wait = DEFAULT_WAIT if damaged else _SHORT_WAIT
+    try:
+        restored = restore_archive(opened.layout, condition, opened.keys(), prompt_sha256, wait=wait)
+    except HeldDatabaseError:
+        if damaged:
+            raise
+        return
+    if restored is not None:
+        log(f"The archive of this condition was {'damaged' if damaged else 'gone'}; {restored}.")
+    elif damaged:
+        log("The archive of this condition was damaged and is set aside; the database has no completions of it.")
 
 
 def _seen(layout: StoreLayout, fingerprint: str) -> set[Key]:
@@ -128,10 +163,9 @@ class _Work:
     tokens: int = 0
     seconds: float = 0.0
 
-    def generate_missing(self, device: str) -> None:
-        """Generate what is missing chunk by chunk, then archive all of it."""
+    def generate_missing(self, device: str, present: set[Key]) -> None:
+        """Generate what is missing from `present`, the archived keys, chunk by chunk; then archive all of it."""
         layout, fingerprint = self.opened.layout, self.condition.fingerprint
-        present = _archived(layout, fingerprint)
         if present.issuperset(self.opened.keys()):
             return
         chunks = self._chunks(present)
@@ -139,6 +173,8 @@ class _Work:
         missing = [chunk for chunk in chunks if chunk.chunk_id not in finished]
         if finished:
             self.log(f"{len(finished)} chunks were finished before; {len(missing)} are generated now.")
+        if missing:
+            self._check_devices(device_name(device), finished.values())
         total = len(present) + sum(len(chunk.keys) for chunk in chunks)
         done = total - sum(len(chunk.keys) for chunk in missing)
         self._report(done, total)
@@ -148,6 +184,7 @@ class _Work:
             reached("chunk started", chunk.chunk_id)
             batch = _generate_chunk(self.opened, loaded, self.condition, chunk, self._on_step(before))
             rows = _rows(self.opened, loaded, self.condition, chunk, batch)
+            self._check_weights()
             reached("chunk generated", chunk.chunk_id)
             made_by = {"device": device_name(device), "run_id": self.run_id, "generated_at": datetime.now(UTC)}
             finish_chunk(layout, fingerprint, chunk, table_of([{**row, **made_by} for row in rows], COMPLETIONS))
@@ -168,6 +205,31 @@ class _Work:
         self.log("The problems have changed since the chunks were planned; planning anew around the finished ones.")
         layout.plan_of(fingerprint).unlink()
         return plan_chunks(layout, fingerprint, self.opened.keys(), present, size)
+
+    def _check_weights(self) -> None:
+        """Refuse a chunk that may be of other weights than its condition names."""
+        try:
+            refuse_changed_checkpoint(self.opened.checkpoint, self.opened.layout.root)
+        except ChangedCheckpointError:
+            # A model that is mapped to the file follows it, and is not the one that it is remembered as.
+            forget_models()
+            raise
+
+    def _check_devices(self, name: str, finished: Iterable[pa.Table]) -> None:
+        """Tell, or refuse, that this condition would hold completions of several kinds of device."""
+        archive = verified_archive(self.opened.layout, self.condition.fingerprint)
+        tables = [*finished, *([] if archive is None else [archive])]
+        others = sorted({device for table in tables for device in table["device"].to_pylist()} - {name})
+        if not others:
+            return
+        made = f"Condition {self.condition.fingerprint[:12]} holds completions made on {' and '.join(others)}"
+        if self.opened.experiment.generation.mixed_devices == "refuse":
+            raise BacktrackingError(
+                f"{made}, and this run would add some made on {name}; generation.mixed_devices is refuse, so nothing "
+                f"was generated and what is there is safe: run the same command on {others[0]}, or set "
+                f"generation.mixed_devices: allow in {self.opened.experiment.source}."
+            )
+        self.log(f"{made}; those that are missing are made on {name}, whose last bits may differ.")
 
     def _on_step(self, before: Progress) -> "OnStep":
         def on_step(step: int, n_open: int) -> None:
@@ -222,6 +284,7 @@ def _rows(
                 "n_firings": completion.n_firings,
                 "chunk_id": chunk.chunk_id,
                 "chunk_seconds": batch.seconds,
+                "batch_rows": completion.batch_rows,
             }
         )
     return rows

@@ -28,6 +28,11 @@ def loaded_model(opened: OpenExperiment, device: str) -> "LoadedModel":
     return _models[key]
 
 
+def forget_models() -> None:
+    """Drop the models in memory: they may be mapped to files that are no longer those that they are known by."""
+    _models.clear()
+
+
 def prompts(opened: OpenExperiment) -> dict[str, "Prompt"]:
     """The prompts of the experiment's problems, by problem id.
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 from backtracking_assets.analysis.detection import detect, rules_document
 from backtracking_assets.analysis.metrics import cell_metrics, statistics_document
 from backtracking_assets.assets.checks import checks_table, detection_checks, generation_checks, metric_checks
+from backtracking_assets.assets.non_finite import with_origin
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import StoredCell, detected_cell, linked_cell
 from backtracking_assets.fault_points import reached
@@ -20,7 +21,10 @@ def check_completions(stored: StoredCell, run_id: str, identity: CheckOutcome | 
         StorageError: the store cannot be read or written.
     """
     opened, cell = stored.opened, stored.cell
-    outcomes = generation_checks(opened.experiment, opened.condition(cell), stored.completions, identity)
+    condition = opened.condition(cell)
+    outcomes = generation_checks(opened.experiment, condition, stored.completions, identity)
+    if identity is not None:  # who probes has the model at hand, and can say where NaN logits come from
+        outcomes = with_origin(opened, condition, stored.completions, outcomes)
     write_checks(opened.layout, checks_table(cell, "generations", outcomes, run_id))
     reached("checks written", str(cell))
     return outcomes

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from backtracking_assets.analysis.detection import rules_digest
+from backtracking_assets.assets.checkpoint_watch import refuse_other_checkpoint
 from backtracking_assets.conditions import Condition, canonical_intervention, digest, problem_set_digest
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
@@ -37,6 +38,7 @@ class OpenExperiment:
     def checkpoint(self) -> Checkpoint:
         """Facts of the checkpoint. File digests are remembered in the output folder."""
         checkpoint = inspect(locate(self.experiment, download=self._download), self.layout.root)
+        refuse_other_checkpoint(checkpoint)
         check_fits(checkpoint, self.experiment)
         return checkpoint
 

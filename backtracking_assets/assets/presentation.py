@@ -13,6 +13,9 @@ from backtracking_assets.reporting.continuation import ContinuationTable
 from backtracking_assets.reporting.text import shorten, visible
 
 _EXCERPT_CHARACTERS = 600
+_INLINE_CHARACTERS = 300
+_MARKUP = frozenset("\\`*_{}[]()<>#+-.!|&~$:@\"'/")
+"""What may mean something in Markdown or HTML, the parts of a bare link among them."""
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchemaMetadataValue:
@@ -52,10 +55,17 @@ def examples_md(examples: Sequence[Example]) -> dg.MarkdownMetadataValue:
     """Example completions as code blocks, in which nothing is interpreted."""
     parts = []
     for example in examples:
-        title = f"**{example.problem_id}, sample {example.sample_id}**: {example.completion.verdict}"
+        problem_id = inline_md(example.problem_id)
+        title = f"**{problem_id}, sample {example.sample_id}**: {example.completion.verdict}"
         text = visible(shorten(example.completion.text, _EXCERPT_CHARACTERS))
         parts.append(f"{title}\n\n" + "\n".join(f"    {line}" for line in text.split("\n")))
     return dg.MetadataValue.md("\n\n".join(parts) or "There is no completion to show.")
+
+
+def inline_md(text: str, limit: int = _INLINE_CHARACTERS) -> str:
+    """A text as part of a line of Markdown that shows it and nothing else: no markup, no HTML, nothing hidden."""
+    shown = visible(" ".join(shorten(text, limit).split()))
+    return "".join(f"&#{ord(character)};" if character in _MARKUP else character for character in shown)
 
 
 def _number(value: float | None) -> str:

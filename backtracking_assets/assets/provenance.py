@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -10,15 +11,19 @@ import pyarrow as pa
 from backtracking_assets.experiment import PROJECT_ROOT, Experiment
 from backtracking_assets.experiment_file import experiment_names
 from backtracking_assets.reporting.contents import Provenance
+from backtracking_assets.reporting.formats import join_names, plural
 
 _DECIDING_PACKAGES = ("backtracking-assets", "torch", "transformers", "tokenizers", "math-verify", "dagster", "duckdb")
 
 
-def provenance(experiment: Experiment, completions: pa.Table, run_id: str, arguments: str = "") -> Provenance:
+def provenance(
+    experiment: Experiment, completions: pa.Table, run_id: str, chunk_sizes: Mapping[str, int], arguments: str = ""
+) -> Provenance:
     """Provenance of figures that were computed from these completions, given as rows of `records.COMPLETIONS`.
 
     Args:
         run_id: the run that computes the figures.
+        chunk_sizes: how many completions each chunk has, by its id.
         arguments: what follows `backtracking sweep EXPERIMENT` in the command that makes them again.
     """
     times = completions["generated_at"].to_pylist()
@@ -32,7 +37,25 @@ def provenance(experiment: Experiment, completions: pa.Table, run_id: str, argum
         generated_from=min(times, default=None),
         generated_until=max(times, default=None),
         tokens_per_second=tokens_per_second(completions),
+        remarks=tuple(_remarks(completions, chunk_sizes)),
     )
+
+
+def _remarks(completions: pa.Table, chunk_sizes: Mapping[str, int]) -> Iterator[str]:
+    devices = sorted(set(completions["device"].to_pylist()))
+    if len(devices) > 1:
+        yield (
+            f"The completions were made on {len(devices)} kinds of device, {join_names(devices)}: last bits differ "
+            "between them, so differences between completions are not of the layers alone."
+        )
+    batched = zip(completions["chunk_id"].to_pylist(), completions["batch_rows"].to_pylist(), strict=True)
+    smaller = [chunk for chunk, rows in batched if rows is not None and rows < chunk_sizes[chunk]]
+    if smaller:
+        yield (
+            f"{plural(len(smaller), 'completion')} in {plural(len(set(smaller)), 'chunk')} were computed in smaller "
+            "batches than their chunk, which did not fit into the device's memory; last bits may differ from those of "
+            "a whole chunk."
+        )
 
 
 def tokens_per_second(completions: pa.Table) -> float | None:

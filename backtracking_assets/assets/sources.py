@@ -14,6 +14,7 @@ import dagster as dg
 from backtracking_assets.assets.event_log import DATA_VERSION_TAG, recorded, recorded_partitions
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
+from backtracking_assets.assets.presentation import inline_md
 from backtracking_assets.conditions import digest
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.partitions import layer_subset_partitions
@@ -38,7 +39,10 @@ def problems_version(opened: OpenExperiment) -> SourceVersion:
             "draw_seed": source.seed,
             "source": str(source.path) if source.path is not None else f"{source.hub}",
             "first_problems": dg.MetadataValue.md(
-                "\n".join(f"- `{problem.problem_id}` {problem.question} → {problem.answer}" for problem in first)
+                "\n".join(
+                    f"- {inline_md(problem.problem_id)}: {inline_md(problem.question)} → {inline_md(problem.answer)}"
+                    for problem in first
+                )
             ),
         },
     )

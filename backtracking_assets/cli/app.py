@@ -42,15 +42,29 @@ def main() -> None:
         prepare_environment()
         app()
     except BacktrackingError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"Error: {error}", markup=False)
+        _say(error)
         code = EXIT_BAD_INPUT
     except SystemExit as end:
         code = end.code
     except Exception as error:
-        # A fault of this project. Its texts could hold what the environment holds.
-        sys.stderr.write(redacted("".join(traceback.format_exception(error))))
-        code = EXIT_FAILED
+        from backtracking_assets.execution.instance_errors import instance_error
+
+        readable = instance_error(error)
+        if readable is None:
+            # A fault of this project. Its texts could hold what the environment holds.
+            sys.stderr.write(redacted("".join(traceback.format_exception(error))))
+            code = EXIT_FAILED
+        else:
+            _say(readable)
+            code = EXIT_BAD_INPUT
     _leave(code)
+
+
+def _say(error: BacktrackingError) -> None:
+    """Print an error's sentence; what cannot be seen in it stands as code points, and moves no cursor."""
+    from backtracking_assets.reporting.text import visible
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(visible(f"Error: {error}"), markup=False)
 
 
 def _leave(code: int | str | None) -> NoReturn:

@@ -13,6 +13,7 @@ from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.status import CellStatus
 from backtracking_assets.assets.sweep_status import ResultStatus, SweepStatus, sweep_status
 from backtracking_assets.experiment_file import load_experiment
+from backtracking_assets.reporting.text import visible
 
 _STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim"}
 
@@ -45,8 +46,8 @@ def show_status(name: str, as_json: bool, console: Console) -> None:
             f"{status.cell.scale:g}",
             status.state,
             f"{status.n_completions} of {status.n_planned}",
-            escape(status.reason),
-            escape(status.next),
+            escape(visible(status.reason)),
+            escape(visible(status.next)),
             style=_STYLES[status.state],
         )
     console.print(table)

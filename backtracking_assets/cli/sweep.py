@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from backtracking_assets.assets.checkpoint_watch import holding_checkpoint
 from backtracking_assets.assets.contents import sweep_report
 from backtracking_assets.assets.continuing import settings_of, stored_summaries
 from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, CONTINUATION_JOB, STEPS
@@ -26,7 +27,13 @@ from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
 from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.definitions import build_definitions
-from backtracking_assets.errors import ExperimentError, did_you_mean
+from backtracking_assets.errors import (
+    BacktrackingError,
+    ChangedCheckpointError,
+    ExperimentError,
+    UnwritableError,
+    did_you_mean,
+)
 from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
 from backtracking_assets.execution.run_tags import process_tags
 from backtracking_assets.experiment import BASELINE_SCALE, Experiment
@@ -35,12 +42,14 @@ from backtracking_assets.partitions import cell_key
 from backtracking_assets.records import Cell
 from backtracking_assets.redaction import redacted
 from backtracking_assets.reporting.tables import result_table, terminal_tables
+from backtracking_assets.reporting.text import visible
 from backtracking_assets.storage.locks import whole_sweep_lock
 from backtracking_assets.storage.turns import Visitors, in_turn, visitors
 
 EXIT_DONE, EXIT_FAILED = 0, 1
 _WIDTH_OF_FILES = 200
 _INTERRUPTIONS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
+_STOPPING = (UnwritableError, ChangedCheckpointError)
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -88,7 +97,7 @@ def run_sweep(
             f"{experiment.name}: {len(wanted)} cells of {experiment.completions_per_cell} completions, "
             f"{len(wanted) - len(missing)} done before, {len(missing)} to do."
         )
-        with watching_signals() as signals:
+        with watching_signals() as signals, holding_checkpoint(opened.checkpoint):
             try:
                 if missing:
                     with _waiting_for_device(experiment, console) if generates else nullcontext() as device:
@@ -102,7 +111,7 @@ def run_sweep(
             _warn(background.finish(), console)
     _show_results(experiment, console)
     for failure in runner.failures:
-        console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
+        console.print(visible(f"Failed: {failure}"), style="red", markup=False, soft_wrap=True)
     return EXIT_FAILED if runner.failures else EXIT_DONE
 
 
@@ -117,7 +126,7 @@ def write_report(name: str, console: Console) -> int:
         # A report needs no model: it shows the continuation ablation that is there, or says why there is none.
         runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name != CONTINUATION_JOB], console)
     for failure in runner.failures:
-        console.print(f"Failed: {failure}", style="red", markup=False, soft_wrap=True)
+        console.print(visible(f"Failed: {failure}"), style="red", markup=False, soft_wrap=True)
     print(sweep_report_path(opened))
     return EXIT_FAILED if runner.failures else EXIT_DONE
 
@@ -266,6 +275,8 @@ class _Runner:
         )
         if _interrupted(result):
             raise KeyboardInterrupt
+        if (kind := _stopping(result)) is not None:
+            raise kind(f"{cell or name}: {_reason(result)}")
         if not result.success:
             self.failures.append(redacted(f"{cell or name}: {_reason(result)}"))
 
@@ -281,6 +292,13 @@ def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
     """Whether Ctrl-C ended a step, which Dagster reports as any other failure of it."""
     failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     return any(data.error is not None and data.error.cls_name in _INTERRUPTIONS for data in failures)
+
+
+def _stopping(result: dg.ExecuteInProcessResult) -> type[BacktrackingError] | None:
+    """The kind of a failure that every other cell would meet as well; None where there is none."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    causes = {error.cause.cls_name for error in errors if error is not None and error.cause is not None}
+    return next((kind for kind in _STOPPING if kind.__name__ in causes), None)
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

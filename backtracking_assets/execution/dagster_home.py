@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from backtracking_assets.errors import StorageError
 from backtracking_assets.execution.gpu_executor import GPU_POOL
+from backtracking_assets.unwritable import SAFE, cannot_write, refusal
 
 _SETTINGS = """\
 # Made at first use; edit it freely, it is not overwritten.
@@ -37,7 +38,7 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
         count_devices: how many runs may generate at once; asked only where the settings are made.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, found by writing into it.
     """
     home = Path(os.environ.get("DAGSTER_HOME") or default).expanduser().resolve()
     settings = home / "dagster.yaml"
@@ -47,6 +48,9 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
             temporary = home / f".dagster.yaml.{os.getpid()}"
             temporary.write_text(_SETTINGS.format(devices=count_devices()), encoding="utf-8")
             temporary.replace(settings)
+        # Whether it can be written is not in its permission bits: the disk may be read-only or full.
+        if (refused := refusal(home)) is not None:
+            raise refused
     except OSError as error:
         raise _unwritable(home, error) from error
     os.environ["DAGSTER_HOME"] = str(home)
@@ -72,8 +76,10 @@ def opening_lock(home: Path) -> Iterator[None]:
 
 
 def _unwritable(home: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"Dagster's folder {home} cannot be written ({error.strerror}); set DAGSTER_HOME to one that can."
+    kind = type(cannot_write(home, error))
+    return kind(
+        f"Dagster's folder {home} cannot be written ({error.strerror}); {SAFE}: make it writable or free some "
+        "space, then run the same command again, or set DAGSTER_HOME to another folder."
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backtracking_assets.conditions import digest
 from backtracking_assets.errors import CheckpointError
@@ -20,6 +20,17 @@ _INDEX = "model.safetensors.index.json"
 _DIGEST_CACHE = "checkpoint_digests.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _DOWNLOADED = ("*.json", "*.safetensors", "*.jinja")
+
+
+class FileState(NamedTuple):
+    """What tells cheaply that a file was written or replaced."""
+
+    name: str
+    n_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    """Set by the system; a modification time can be put back by whoever writes the file."""
+    inode: int
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class Checkpoint:
     n_layers: int
     model_type: str
     n_bytes: int
+    files: tuple["FileState", ...]
+    """What the files looked like before they were read."""
 
 
 def locate(experiment: Experiment, *, download: bool = True) -> Path:
@@ -96,11 +109,12 @@ def inspect(folder: Path, cache_dir: Path | None = None) -> Checkpoint:
 
     Args:
         cache_dir: folder in which file digests are kept, so that gigabytes are hashed once; a file is hashed again
-            when its size or modification time changes.
+            when its size, its times or its inode change.
 
     Raises:
         CheckpointError: a file is missing, truncated or malformed.
     """
+    files = _file_states(folder)
     config = _read_config(folder)
     weights = sorted(folder.glob("*.safetensors"))
     _check_weights(folder, weights)
@@ -120,7 +134,35 @@ def inspect(folder: Path, cache_dir: Path | None = None) -> Checkpoint:
         n_layers=config["num_hidden_layers"],
         model_type=str(config.get("model_type", "unknown")),
         n_bytes=sum(path.stat().st_size for path in weights),
+        files=files,
     )
+
+
+def changed_file(checkpoint: Checkpoint, cache_dir: Path | None = None) -> str | None:
+    """The first file of a checkpoint whose content is another one now than when it was inspected; None if none is.
+
+    Looks at sizes and times alone, unless a file was touched: then the files that were are hashed.
+    """
+    states = _file_states(checkpoint.folder)
+    if states == checkpoint.files:
+        return None
+    touched = sorted(state.name for state in set(states) ^ set(checkpoint.files))
+    try:
+        now = inspect(checkpoint.folder, cache_dir)
+    except (CheckpointError, OSError):  # half-written, or gone
+        return touched[0]
+    before = (checkpoint.weights_digest, checkpoint.tokenizer_digest)
+    return None if (now.weights_digest, now.tokenizer_digest) == before else touched[0]
+
+
+def _file_states(folder: Path) -> tuple[FileState, ...]:
+    names = ("config.json", *_TOKENIZER_FILES, *(path.name for path in folder.glob("*.safetensors")))
+    found: list[FileState] = []
+    for name in sorted(names):
+        with suppress(FileNotFoundError):
+            stat = (folder / name).stat()
+            found.append(FileState(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino))
+    return tuple(found)
 
 
 def check_fits(checkpoint: Checkpoint, experiment: Experiment) -> None:
@@ -204,7 +246,7 @@ def _indexed_weights(folder: Path) -> set[str]:
 
 
 class _DigestCache:
-    """sha256 of files, remembered by path, size and modification time. Where it cannot be kept, files are hashed."""
+    """sha256 of files, remembered by path, size, times and inode. Where it cannot be kept, files are hashed."""
 
     def __init__(self, folder: Path | None) -> None:
         self._path = folder / _DIGEST_CACHE if folder is not None else None
@@ -218,7 +260,7 @@ class _DigestCache:
 
     def sha256(self, path: Path) -> str:
         stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
         if key not in self._entries:
             with path.open("rb") as file:
                 self._entries[key] = hashlib.file_digest(file, "sha256").hexdigest()

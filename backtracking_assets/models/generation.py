@@ -6,10 +6,11 @@ machine, so a chunk made again on the same kind of machine gives the same bytes.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from backtracking_assets.conditions import Intervention
@@ -17,7 +18,7 @@ from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment import Sampling
 from backtracking_assets.models.forward_passes import decode_step, prefill
 from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
-from backtracking_assets.models.memory import out_of_memory_facts
+from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts, release_memory
 from backtracking_assets.models.sampling import row_keys, sample
 from backtracking_assets.models.slot_cache import SlotCache, left_padded
 from backtracking_assets.records import FinishReason, decode_steps
@@ -52,6 +53,8 @@ class Generated:
     finish_reason: FinishReason
     n_firings: int
     """Scaled components, summed over the decode steps that this completion took part in."""
+    batch_rows: int
+    """Completions that were batched together, this one among them."""
 
     @property
     def n_decode_steps(self) -> int:
@@ -83,6 +86,9 @@ def generate(
     The first new token is predicted by prefill, which no intervention touches; a completion of n tokens went through
     n - 1 decode steps. A row whose logits are NaN or infinite ends there with `non_finite`; the others go on.
 
+    A chunk that the device's memory does not hold is computed in smaller batches, halved until they fit. Each chunk
+    starts whole again: what took up the memory may be gone, and the batches do not depend on what ran before.
+
     Args:
         model: a causal language model whose attention is `slot_cache.grouped_attention`.
         intervention: None for the baseline.
@@ -90,24 +96,79 @@ def generate(
         on_step: told how far the chunk is, about once a second. What it raises ends the chunk.
 
     Raises:
-        BacktrackingError: a hooked component did not fire exactly once in a decode step, or the device's memory is
-            used up.
+        BacktrackingError: a hooked component did not fire exactly once in a decode step, or not even one completion
+            fits into the device's memory.
         CheckpointError: a component of the intervention does not exist.
     """
     started = time.perf_counter()
+    finished: list[Generated] = []
+    steps, size = 0, len(requests)
     with ExitStack() as stack, torch.inference_mode():
         scaling: Scaling | None = None
         if intervention is not None:
             scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
-        completions = [Generated(request, [], "length", 0) for request in requests]
-        try:
-            steps = _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id).run(scaling, on_step)
-        except torch.OutOfMemoryError as error:
-            raise BacktrackingError(
-                f"A chunk of {len(requests)} completions does not fit into the memory of {model.device}"
-                f"{out_of_memory_facts(error)}; lower generation.completions_per_chunk or sampling.max_new_tokens."
-            ) from error
-    return Batch(completions, time.perf_counter() - started, steps)
+        while len(finished) < len(requests):
+            part = requests[len(finished) : len(finished) + size]
+            tell = _told_of_chunk(on_step, steps, len(requests) - len(finished) - len(part))
+            try:
+                # A part that broke off begins anew, so its completions are new ones.
+                completions = [Generated(request, [], "length", 0, len(part)) for request in part]
+                steps += _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id).run(scaling, tell)
+                finished += completions
+                continue
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise BacktrackingError(
+                        f"One completion does not fit into the memory of {model.device}{out_of_memory_facts(error)}; "
+                        "lower sampling.max_new_tokens, or end what else runs there."
+                    ) from error
+            # Outside the handler: while the error lives, its traceback keeps every tensor of the part.
+            size = (len(part) + 1) // 2
+            release_memory(model.device)
+    return Batch(finished, time.perf_counter() - started, steps)
+
+
+def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) -> OnStep | None:
+    """What tells of a part in terms of its whole chunk."""
+    if on_step is None:
+        return None
+    return lambda step, n_open: on_step(steps_before + step, n_open + not_begun)
+
+
+def replay(
+    model: PreTrainedModel,
+    request: Request,
+    token_ids: Sequence[int],
+    sampling: Sampling,
+    intervention: Intervention | None,
+    *,
+    pad_id: int,
+    watching: Callable[[nn.Module], AbstractContextManager[Callable[[int], bool]]],
+) -> None:
+    """Run a completion's tokens through the model as `generate` did, in a batch of its own.
+
+    Args:
+        watching: sets its hooks, behind those of the intervention, and gives what is called after prefill with 0 and
+            after each decode step with its number; the replay ends where that returns True.
+
+    Raises:
+        BacktrackingError: see `generate`.
+    """
+    with ExitStack() as stack, torch.inference_mode():
+        scaling: Scaling | None = None
+        if intervention is not None:
+            scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
+        seen_enough = stack.enter_context(watching(model))
+        row = Generated(request, [], "length", 0, 1)
+        decoding = _Decoding(model, [row], sampling, stop_ids=frozenset(), pad_id=pad_id)
+        decoding._prefill()
+        for step, token in enumerate(token_ids, start=1):
+            if seen_enough(step - 1):
+                return
+            decoding._decode(torch.tensor([token], device=model.device), scaling)
+        seen_enough(len(token_ids))
 
 
 class _Decoding:
@@ -143,6 +204,8 @@ class _Decoding:
 
     def run(self, scaling: Scaling | None, on_step: OnStep | None) -> int:
         """Prefill, then decode until every row has ended; returns the number of decode steps."""
+        if scaling is not None:
+            scaling.active = False  # an earlier part of the chunk left it on
         logits = self._prefill()
         steps, told = 0, time.perf_counter()
         while True:

@@ -117,6 +117,8 @@ class Provenance:
     generated_until: datetime | None
     tokens_per_second: float | None
     """Generated tokens per second of generation; None where it is not known."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on how the completions were made that a reader should know, such as on several kinds of device."""
 
 
 @dataclass(frozen=True)

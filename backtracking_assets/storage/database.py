@@ -15,13 +15,14 @@ from pathlib import Path
 
 import duckdb
 
-from backtracking_assets.errors import StorageError
+from backtracking_assets.errors import HeldDatabaseError, StorageError
 from backtracking_assets.fault_points import reached
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import database_lock
 from backtracking_assets.storage.set_aside import set_aside
 from backtracking_assets.storage.tables import SCHEMA_VERSION, create_statements
+from backtracking_assets.unwritable import disk_error_in
 
 DEFAULT_WAIT = 30.0
 """Seconds that a connection is tried for while another process holds the database."""
@@ -37,10 +38,6 @@ _MAGIC = slice(8, 12), b"DUCK"
 
 class UnusableDatabaseError(StorageError):
     """The database file is damaged, of another version, or is no database of this project. It is left as it is."""
-
-
-class HeldDatabaseError(StorageError):
-    """Another program has the database open."""
 
 
 @contextmanager
@@ -97,11 +94,15 @@ def _create(layout: StoreLayout) -> None:
     def fill(path: Path) -> None:
         with duckdb.connect(str(path)) as connection:
             _create_tables(connection)
+            # On a full disk, closing leaves the tables in the write-ahead log without a word; this raises.
+            connection.execute("checkpoint")
 
     try:
         write_durably(layout.database, fill, "database")
     except duckdb.Error as error:
-        raise StorageError(f"The database {layout.database} cannot be made: {_first_line(error)}.") from error
+        raise disk_error_in(layout.database, str(error)) or StorageError(
+            f"The database {layout.database} cannot be made: {_first_line(error)}."
+        ) from error
 
 
 def _create_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -125,7 +126,7 @@ def _opened(
         said = f"The database {layout.database} {outcome}: {_first_line(error)}"
         if _DAMAGE.search(str(error)):
             raise UnusableDatabaseError(f"{said}. The file is damaged: {_remedy(layout)}.") from error
-        raise StorageError(f"{said}.") from error
+        raise disk_error_in(layout.database, str(error)) or StorageError(f"{said}.") from error
     finally:
         connection.close()
 
@@ -157,7 +158,7 @@ def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float)
         except duckdb.Error as error:
             holder = _holder(error)
             if holder is None:
-                raise UnusableDatabaseError(
+                raise disk_error_in(layout.database, str(error)) or UnusableDatabaseError(
                     f"The database {layout.database} cannot be opened and was left as it is: {_first_line(error)}. "
                     f"If it is damaged: {_remedy(layout)}."
                 ) from error

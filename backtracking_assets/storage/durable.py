@@ -5,13 +5,14 @@ import re
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
-from backtracking_assets.errors import StorageError
 from backtracking_assets.fault_points import FaultPoint, reached
+from backtracking_assets.unwritable import cannot_write
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^@]+)@(?P<pid>\d+)\.[0-9a-f]{8}\.tmp(\.wal)?")
 
@@ -36,7 +37,8 @@ def write_durably(path: Path, write: Callable[[Path], object], kind: Kind | None
     left, never read, and removed by `remove_stale_temporaries`.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written.
+        UnwritableError: the disk is full or read-only.
+        StorageError: the folder cannot be written for another reason.
     """
     # The name carries host and process so that another process can tell whether its writer still lives.
     mark = f"{socket.gethostname()}@{os.getpid()}.{uuid.uuid4().hex[:8]}"
@@ -51,9 +53,11 @@ def write_durably(path: Path, write: Callable[[Path], object], kind: Kind | None
             reached(_FAULT_POINTS[kind][1], path.name)
         flush(path.parent)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # On a disk that became read-only it has to stay; the error that says so is the one to show.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text_durably(path: Path, text: str, kind: Kind | None = None) -> None:
@@ -79,7 +83,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         flush(path.parent)
     except OSError as error:
-        raise StorageError(f"{path} cannot be made: {error.strerror}.") from error
+        raise cannot_write(path, error) from error
 
 
 def remove_stale_temporaries(folder: Path) -> int:

@@ -1,12 +1,12 @@
 """Where the files of one experiment stand."""
 
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from backtracking_assets.errors import StorageError
 from backtracking_assets.records import Cell
+from backtracking_assets.unwritable import SAFE, cannot_write, refusal
 
 DATABASE_FILE = "backtracking.duckdb"
 
@@ -103,15 +103,15 @@ class StoreLayout:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 # Permission bits do not tell: the file system may be read-only or full, and root passes every bit.
-                with tempfile.TemporaryFile(dir=folder) as probe:
-                    probe.write(b"probe")
-                    probe.flush()
+                if (refused := refusal(folder)) is not None:
+                    raise refused
             except OSError as error:
                 in_the_way = next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None)
                 reason = f"{in_the_way} is not a folder" if in_the_way else error.strerror or str(error)
-                raise StorageError(
-                    f"The output folder {folder} cannot be written ({reason}); "
-                    f"make it writable, or set BACKTRACKING_HOME to another folder."
+                kind = type(cannot_write(folder, error))
+                raise kind(
+                    f"The output folder {folder} cannot be written ({reason}); {SAFE}: make it writable or free some "
+                    f"space, then run the same command again, or set BACKTRACKING_HOME to another folder."
                 ) from error
 
 

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from backtracking_assets.errors import StorageError
 from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.unwritable import disk_error_in
 
 OnWait = Callable[[float], None]
 """Called now and then with the seconds waited so far."""
@@ -91,7 +92,9 @@ def _held(path: Path, what: str, on_wait: OnWait | None, timeout: float | None, 
         note.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
     except OSError as error:
         lock.release()
-        raise StorageError(f"The lock {path} cannot be taken: {error.strerror or error}.") from error
+        raise disk_error_in(path, error.strerror or "") or StorageError(
+            f"The lock {path} cannot be taken: {error.strerror or error}."
+        ) from error
     try:
         yield
     finally:

@@ -116,6 +116,12 @@ def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dic
     return dict(zip(table.column("fingerprint").to_pylist(), table.column("n").to_pylist(), strict=True))
 
 
+def chunk_sizes(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:
+    """How many completions each chunk has, by its id, which holds across conditions."""
+    table = _query(layout, "select chunk_id, count(*) as n from completions group by all order by all", [], wait)
+    return dict(zip(table.column("chunk_id").to_pylist(), table.column("n").to_pylist(), strict=True))
+
+
 def wanted_counts(
     layout: StoreLayout, problem_ids: Sequence[str], n_samples: int, *, wait: float = DEFAULT_WAIT
 ) -> dict[str, int]:

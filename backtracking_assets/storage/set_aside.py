@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from backtracking_assets.errors import StorageError
 from backtracking_assets.storage.durable import flush
 from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.unwritable import SAFE, cannot_write
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +26,17 @@ def set_aside(layout: StoreLayout, path: Path, reason: str, *, stay: bool = Fals
         layout.set_aside.mkdir(parents=True, exist_ok=True)
         candidates = (layout.set_aside / (name if n == 1 else f"{name}.{n}") for n in itertools.count(1))
         target = next(candidate for candidate in candidates if not candidate.exists())
+        # The reason first: on a full disk the file stays where it is, to be set aside by the next run.
+        target.with_name(f"{target.name}.reason.txt").write_text(f"{reason}\n", encoding="utf-8")
         if stay:
             _link(path, target)
         else:
             path.rename(target)
-        target.with_name(f"{target.name}.reason.txt").write_text(f"{reason}\n", encoding="utf-8")
     except OSError as error:
-        raise StorageError(
-            f"{path} cannot be used ({reason}) and cannot be moved to {layout.set_aside}: {error.strerror}."
+        kind = type(cannot_write(path, error))
+        raise kind(
+            f"{path} cannot be used ({reason}) and cannot be moved to {layout.set_aside}: {error.strerror}; {SAFE}: "
+            "free some space or make it writable, then run the same command again."
         ) from error
     logger.warning("Set aside %s: %s", target, reason)
     return target

@@ -154,26 +154,6 @@ def test_progress_counts_durable_completions(study: Study) -> None:
     assert str(told[-1]).startswith("6 of 6 completions, ")
 
 
-def test_a_damaged_archive_is_set_aside_and_made_anew(study: Study) -> None:
-    opened = study.opened()
-    make(opened, "first")
-    archive = study.layout.archive_of(fingerprint_of(opened))
-    before = content(study.layout, fingerprint_of(opened))
-    damaged = bytearray(archive.read_bytes())
-    damaged[len(damaged) // 2] ^= 0xFF
-    archive.write_bytes(damaged)
-
-    made = make(study.opened(), "second")
-    assert made.n_generated == 6
-    (aside,) = study.layout.set_aside.glob("*.parquet")
-    assert aside.read_bytes() == bytes(damaged)
-    assert aside.with_name(f"{aside.name}.reason.txt").read_text(encoding="utf-8").strip()
-    # The archive and the database tell the same story again, down to the run that made each row.
-    stored = queries.completions(study.layout, fingerprint_of(opened))
-    assert stored.equals(read_archive(study.layout, fingerprint_of(opened)))
-    assert content(study.layout, fingerprint_of(opened)).equals(before)
-
-
 def test_a_damaged_chunk_is_set_aside_and_generated_anew(study: Study, generated: Keys) -> None:
     opened = study.opened()
     planned = opened.keys()

@@ -51,6 +51,7 @@ def completion_row(problem_id: str, sample_id: int, tokens: list[str], **changes
         "run_id": "run",
         "generated_at": datetime(2024, 1, 1, tzinfo=UTC),
         "chunk_seconds": 1.0,
+        "batch_rows": 4,
     } | changes
 
 

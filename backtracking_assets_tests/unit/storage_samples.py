@@ -63,6 +63,7 @@ def completion_row(fingerprint: str, chunk_id: str, key: Key, **changes: Any) ->
         "run_id": "run-1",
         "generated_at": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
         "chunk_seconds": 0.25,
+        "batch_rows": 4,
     }
     return {**row, **changes}
 

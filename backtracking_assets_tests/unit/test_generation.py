@@ -200,21 +200,101 @@ def test_non_finite_logits_end_their_row_and_no_other(loaded):
         ("out of memory", ""),
     ],
 )
-def test_a_chunk_that_does_not_fit_into_memory_is_one_sentence(loaded, told: str, facts: str):
-    def fail(module, inputs, output):
-        raise torch.OutOfMemoryError(told)
-
-    handle = loaded.model.get_output_embeddings().register_forward_hook(fail)
-    try:
-        with pytest.raises(BacktrackingError) as refused:
-            run(loaded, requests(loaded), DRAWN, INTERVENTION)
-    finally:
-        handle.remove()
+def test_a_completion_that_does_not_fit_into_memory_is_one_sentence(loaded, told: str, facts: str):
+    with (
+        out_of_memory_above(loaded.model, 0, torch.OutOfMemoryError(told)),
+        pytest.raises(BacktrackingError) as refused,
+    ):
+        run(loaded, requests(loaded), DRAWN, INTERVENTION)
     assert str(refused.value) == (
-        f"A chunk of 14 completions does not fit into the memory of cpu{facts}; "
-        "lower generation.completions_per_chunk or sampling.max_new_tokens."
+        f"One completion does not fit into the memory of cpu{facts}; "
+        "lower sampling.max_new_tokens, or end what else runs there."
     )
     assert hooks_left(loaded.model) == 0
+
+
+@contextmanager
+def out_of_memory_above(model: PreTrainedModel, most: int, error: RuntimeError, step: int = 0) -> Iterator[list[int]]:
+    """Have forward passes of more than `most` rows run out of memory, prefill first where `step` is 0.
+
+    Yields:
+        The rows of every forward pass that went through.
+    """
+    embeddings = model.get_input_embeddings()
+    rows: list[int] = []
+    passes = 0
+
+    def fail(module, inputs, output):
+        nonlocal passes
+        passes = 0 if inputs[0].shape[1] > 1 else passes + 1
+        if passes >= step and inputs[0].shape[0] > most:
+            raise error
+        rows.append(inputs[0].shape[0])
+
+    handle = embeddings.register_forward_hook(fail)
+    try:
+        yield rows
+    finally:
+        handle.remove()
+
+
+CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError(f"{CPU_ERROR}allocate 40 bytes.")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
+@pytest.mark.parametrize(("most", "step", "batches"), [(7, 1, [7]), (3, 1, [2]), (2, 0, [2]), (1, 1, [1])])
+def test_a_chunk_that_does_not_fit_is_made_in_smaller_batches(
+    loaded, error: RuntimeError, most: int, step: int, batches: list[int]
+):
+    wanted = requests(loaded)
+    whole = run(loaded, wanted, DRAWN, INTERVENTION)
+    assert {row.batch_rows for row in whole.completions} == {14}
+    with out_of_memory_above(loaded.model, most, error, step):
+        made = run(loaded, wanted, DRAWN, INTERVENTION)
+    assert [row.request for row in made.completions] == wanted
+    assert sorted({row.batch_rows for row in made.completions}) == batches
+    assert all(row.n_firings == 2 * row.n_decode_steps for row in made.completions)
+    # Rows are independent: the same noise and, but for last bits, the same logits.
+    assert tokens(made) == tokens(whole)
+    again = run(loaded, wanted, DRAWN, INTERVENTION)
+    assert {row.batch_rows for row in again.completions} == {14}  # the next chunk starts whole
+
+
+def test_a_part_that_breaks_off_half_way_begins_anew(loaded):
+    wanted = requests(loaded)
+    whole = run(loaded, wanted, DRAWN, None)
+    with out_of_memory_above(loaded.model, 4, OUT_OF_MEMORY[0], step=5):
+        made = run(loaded, wanted, DRAWN, None)
+    assert tokens(made) == tokens(whole)
+    assert {row.batch_rows for row in made.completions} < {14, 7, 4, 2}
+
+
+def test_another_runtime_error_is_not_taken_for_a_lack_of_memory(loaded):
+    with (
+        out_of_memory_above(loaded.model, 0, RuntimeError("shapes do not fit")),
+        pytest.raises(RuntimeError, match="fit"),
+    ):
+        run(loaded, requests(loaded), DRAWN, None)
+
+
+def test_progress_of_smaller_batches_is_that_of_the_chunk(loaded, monkeypatch):
+    monkeypatch.setattr(generation, "_TELL_EVERY_SECONDS", 0.0)
+    told: list[tuple[int, int]] = []
+    wanted = requests(loaded)
+    with out_of_memory_above(loaded.model, 7, OUT_OF_MEMORY[0]):
+        batch = generate(
+            loaded.model,
+            wanted,
+            DRAWN,
+            None,
+            stop_ids=loaded.stop_ids,
+            pad_id=loaded.pad_id,
+            on_step=lambda step, n_open: told.append((step, n_open)),
+        )
+    assert [step for step, _ in told] == list(range(1, batch.decode_steps + 1))
+    assert all(0 <= n_open <= 14 for _, n_open in told)
+    assert told[0][1] > 7  # those that have not begun are open too
 
 
 @pytest.mark.parametrize("target", [(2, "mlp"), (-1, "attention")])

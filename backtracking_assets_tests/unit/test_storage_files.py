@@ -19,7 +19,14 @@ from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.checksum import content_sha256
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
-from backtracking_assets.storage.parquet import DamagedFileError, read_columns, read_facts, read_parquet, write_parquet
+from backtracking_assets.storage.parquet import (
+    FORMAT,
+    DamagedFileError,
+    read_columns,
+    read_facts,
+    read_parquet,
+    write_parquet,
+)
 from backtracking_assets.storage.rows import conform, table_of, valid_text
 from backtracking_assets.storage.set_aside import set_aside
 from backtracking_assets_tests.unit.storage_samples import completion_row, keys
@@ -162,7 +169,8 @@ def test_damage_is_named(tmp_path: Path, file: Path, table: pa.Table) -> None:
     assert reason() == "its fingerprint is other where f was expected"
     pq.write_table(table, bad)
     assert reason() == "its kind is not stated where chunk was expected"
-    pq.write_table(table.replace_schema_metadata({f"backtracking.{key}": value for key, value in FACTS.items()}), bad)
+    facts = {**FACTS, "format": str(FORMAT)}
+    pq.write_table(table.replace_schema_metadata({f"backtracking.{key}": value for key, value in facts.items()}), bad)
     assert reason() == "it has no checksum"
     write_parquet(table.drop_columns(["device"]), bad, FACTS)
     assert reason() == "its columns are not those of the expected schema"
@@ -249,6 +257,42 @@ def test_the_digest_tells_null_from_empty_and_where_lists_end() -> None:
     assert len({digest(values, kind) for values, kind in tables}) == len(tables)
     with pytest.raises(TypeError, match="no digest"):
         digest([b"x"], pa.binary())
+
+
+def test_a_file_of_the_first_format_reads_with_its_missing_column_null(table: pa.Table) -> None:
+    """The file was written by the release before `batch_rows` was there, from the same rows."""
+    older = Path(__file__).parent / "format_1.parquet"
+    found = read(older)
+    assert found.schema.equals(COMPLETIONS, check_metadata=True)
+    assert found.drop_columns(["batch_rows"]).equals(table.drop_columns(["batch_rows"]))
+    assert found["batch_rows"].null_count == found.num_rows
+    assert read_columns(older, ["problem_id", "batch_rows"], schema=COMPLETIONS, expected=FACTS).num_rows == 6
+    assert read_facts(older, expected=FACTS) == FACTS
+
+
+def test_the_first_format_is_held_to_its_checksum_too(tmp_path: Path, table: pa.Table) -> None:
+    older = pq.read_table(Path(__file__).parent / "format_1.parquet")
+    other = older.set_column(0, older.schema.field(0), pa.array(["g"] * 6))
+    bad = tmp_path / "bad.parquet"
+    pq.write_table(other.replace_schema_metadata(older.schema.metadata), bad)
+    with pytest.raises(DamagedFileError, match="its checksum does not fit its content"):
+        read(bad)
+
+
+def test_a_whole_file_of_a_newer_format_is_refused_and_is_not_damaged(tmp_path: Path, table: pa.Table) -> None:
+    newer = table.append_column("added_later", pa.array([1] * table.num_rows))
+    facts = {**FACTS, "format": str(FORMAT + 1)}
+    facts["sha256"] = content_sha256(newer, facts)
+    path = tmp_path / "newer.parquet"
+    pq.write_table(newer.replace_schema_metadata({f"backtracking.{key}": value for key, value in facts.items()}), path)
+    for ask in (read, lambda p: read_facts(p, expected=FACTS)):
+        with pytest.raises(StorageError, match=f"has format {FORMAT + 1}, .*update backtracking_assets") as refused:
+            ask(path)
+        assert not isinstance(refused.value, DamagedFileError)
+    facts["sha256"] = "0" * 64  # then it is no newer file, but one whose format was altered
+    pq.write_table(newer.replace_schema_metadata({f"backtracking.{key}": value for key, value in facts.items()}), path)
+    with pytest.raises(DamagedFileError, match="its format is"):
+        read(path)
 
 
 def test_a_checksum_cannot_be_given(tmp_path: Path, table: pa.Table) -> None:
