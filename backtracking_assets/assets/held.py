@@ -53,16 +53,16 @@ def held_cells(opened: OpenExperiment) -> dict[Cell, HeldCell]:
 
 def held_sweep(opened: OpenExperiment, cells: dict[Cell, HeldCell]) -> dict[str, Held]:
     """What the store holds of the whole-sweep assets; `cells` as `held_cells` gives them."""
-    status = sweep_status(opened)
+    status, baseline = sweep_status(opened), current_baseline(opened)
     held = {}
     # Where only the baseline is there, comparisons that hold no row are all that there can be.
-    if status.comparisons.state != "missing" or status.comparisons.n_changed == 0:
+    if status.comparisons.state != "missing" or (baseline is not None and status.comparisons.n_changed == 0):
         planned = current_cells(opened, opened.experiment.planned_cells())
         version = cells_digest(stored for stored in planned if stored.cell in cells)
         compared = Held(version, status.comparisons.state == "current")
         held |= {"subset_sweep": compared, "scale_sweep": compared}
-    positions, baseline = queries.continuation_summaries(opened.layout), current_baseline(opened)
-    if positions.num_rows and baseline is not None and opened.experiment.continuation is not None:
+    summaries = queries.continuation_summaries(opened.layout)
+    if summaries.num_rows and baseline is not None and opened.experiment.continuation is not None:
         current = stored_summaries(opened) is not None
         held["continuation_ablation"] = Held(continuation_digest(opened, baseline), current)
     if status.page.state != "missing":

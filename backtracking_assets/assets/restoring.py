@@ -24,7 +24,6 @@ from backtracking_assets.assets.stored_cells import (
     measured_cells,
     stored_row,
 )
-from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Cell
 from backtracking_assets.storage import queries
 
@@ -51,17 +50,18 @@ class Restored:
 
 
 def restore_cells(opened: OpenExperiment, *, on_cell: OnCell = lambda done, total: None) -> Restored:
-    """Restore every cell of the grid whose completions are all in the database, those of the plan first.
+    """Restore every cell of the plan whose completions are all in the database, then other cells of the grid.
 
-    A cell that is current is left alone. Cells' pages come after all cells, since they show the baseline; then the
-    comparisons and the sweep's page, if the baseline is there.
+    Of these, only cells that no planned cell shares its completions with: they must have been asked for. A cell that
+    is current is left alone. Cells' pages come after all cells, since they show the baseline; then the comparisons and
+    the sweep's page, if the baseline is there.
 
     Raises:
         BacktrackingError: a source is missing on this machine or unfit, or the store cannot be written.
     """
     restored = Restored()
     planned = opened.experiment.planned_cells()
-    there = _with_completions(opened, _plan_first(opened.experiment, planned))
+    there = _with_completions(opened, _plan_first(opened, planned))
     restored.absent = [cell for cell in planned if cell not in set(there)]
     whole = _measured(opened)
     for done, cell in enumerate(there, start=1):
@@ -77,9 +77,11 @@ def restore_cells(opened: OpenExperiment, *, on_cell: OnCell = lambda done, tota
     return restored
 
 
-def _plan_first(experiment: Experiment, planned: Sequence[Cell]) -> list[Cell]:
+def _plan_first(opened: OpenExperiment, planned: Sequence[Cell]) -> list[Cell]:
+    experiment = opened.experiment
+    of_plan = {opened.condition(cell).fingerprint for cell in planned}
     grid = (Cell(subset, scale) for subset in experiment.all_subsets() for scale in experiment.scales)
-    return list(dict.fromkeys([*planned, *grid]))
+    return [*planned, *(cell for cell in grid if opened.condition(cell).fingerprint not in of_plan)]
 
 
 def _with_completions(opened: OpenExperiment, cells: Sequence[Cell]) -> list[Cell]:
@@ -147,5 +149,6 @@ def _restore_whole_sweep(opened: OpenExperiment) -> bool:
     if sweep_is_reported(opened):
         return False
     compare_plan(opened, RESTORED_BY)
-    write_sweep_report(opened, RESTORED_BY)
+    if not sweep_is_reported(opened):  # a page that came with the completions may show just these comparisons
+        write_sweep_report(opened, RESTORED_BY)
     return True

@@ -64,7 +64,10 @@ def planned_status(opened: OpenExperiment, held: Overview | None = None) -> list
     """
     held = read_overview(opened) if held is None else held
     checks = outcomes_by_cell(held.checks)
-    facts = _Facts(held, checks, baseline_among(opened, held.cells, checks))
+    checked: dict[Cell, set[str]] = {}
+    for row in held.checks:
+        checked.setdefault(Cell(row["layer_subset"], row["scale"]), set()).add(row["asset"])
+    facts = _Facts(held, checks, checked, baseline_among(opened, held.cells, checks))
     return _shared([_status(opened, cell, facts) for cell in opened.experiment.planned_cells()], opened)
 
 
@@ -94,7 +97,12 @@ class _Facts:
 
     held: Overview
     checks: dict[Cell, tuple[CheckOutcome, ...]]
+    checked: dict[Cell, set[str]]
+    """The assets of each cell whose checks are stored."""
     baseline: StoredCell | None
+
+
+_WITH_CHECKS: tuple[CellAsset, ...] = ("generations", "detections", "metrics")
 
 
 @dataclass(frozen=True)
@@ -146,8 +154,13 @@ def _work(opened: OpenExperiment, cell: Cell, row: Row, facts: _Facts, present: 
         # Begun with its completions: an interruption may have come before these were checked.
         reason = "the completions are not read for triggers and answers"
         return _Work("partial", reason, "reads the completions", "generations")
-    if cell not in held.statistics_digests:
-        return _Work("partial", "the metrics are not computed", "measures", "metrics")
+    # Checks are stored after what they are of: an interruption may have come between the two.
+    checked = facts.checked.get(cell, set())
+    unchecked: list[CellAsset] = [asset for asset in _WITH_CHECKS if asset not in checked]
+    if unchecked and unchecked[0] != "metrics":
+        return _Work("partial", f"the checks of its {unchecked[0]} are not made", "checks it", unchecked[0])
+    if unchecked or cell not in held.statistics_digests:
+        return _Work("partial", "the metrics are not computed or not checked", "measures", "metrics")
     if not has_version(report_path(opened, cell), stored_row(opened, row).page_version(facts.baseline)):
         reason = "its page is not written, or shows older figures or another baseline"
         return _Work("partial", reason, "writes its page", "condition_reports")

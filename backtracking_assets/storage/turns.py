@@ -1,6 +1,5 @@
 """Sharing cells between sweeps: each is worked on by one sweep at a time, whichever comes to it first."""
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -14,7 +13,6 @@ from backtracking_assets.records import Cell
 from backtracking_assets.storage.layout import StoreLayout
 
 _POLL_SECONDS = 0.2
-_ME = f"{os.getpid()}-{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ Visitors = Mapping[Cell, str | None]
 
 
 def visitors(layout: StoreLayout, cells: Iterable[Cell]) -> Visitors:
-    """Which sweep was the last to work on each cell. Ask before looking up which cells are done."""
+    """The mark of the last visit to each cell. Ask before looking up which cells are done."""
     return {cell: _last_visitor(layout.turn_of(cell)) for cell in cells}
 
 
@@ -70,6 +68,8 @@ def in_turn(
             _sign(layout.turn_of(cell))
             yield Turn(cell, visited)
         finally:
+            # Once more: who looked while the work went on must see that something has changed since.
+            _sign(layout.turn_of(cell))
             lock.release()
 
 
@@ -99,7 +99,8 @@ def _last_visitor(path: Path) -> str | None:
 
 
 def _sign(path: Path) -> None:
+    """Leave a mark that no other visit leaves."""
     try:
-        _visitors(path).write_text(_ME, encoding="utf-8")
+        _visitors(path).write_text(uuid.uuid4().hex, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{_visitors(path)} cannot be written: {error.strerror or error}.") from error

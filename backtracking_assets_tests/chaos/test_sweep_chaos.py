@@ -1,7 +1,6 @@
 """Whatever kills a sweep, the same command finishes it, and the result is that of an uninterrupted one."""
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from backtracking_assets_tests.chaos.harness import (
     sweep_under_fire,
     unfinished_runs,
 )
-from backtracking_assets_tests.integration.processes import backtracking
 from backtracking_assets_tests.integration.studies import Study, make_study
 
 # Two conditions of two chunks each; a cell that is linked to another one's completions.
@@ -27,6 +25,7 @@ CHANGES: dict[str, Any] = {
     "problems": {"count": 4},
     "plan": [{"layer_subsets": ["attn_1"]}, {"layer_subsets": ["both_0"], "scales": [1.0]}],
 }
+COSTS_A_CHUNK = ("chunk started", "chunk generated", "chunk written")
 LATER = ("transaction open#3", "transaction open#9", "transaction committed#5", "chunk in place#2", "page in place#3")
 
 
@@ -66,17 +65,35 @@ def test_an_uninterrupted_sweep_reaches_every_point_and_leaves_nothing_over(undi
     assert undisturbed.outcome.current_pages == {"attn_1 at 0", "attn_1 at 1", "both_0 at 1", "the sweep"}
 
 
+@pytest.mark.parametrize("faults", [POINTS[:9], POINTS[9:]], ids=["until the database", "from there on"])
+def test_a_sweep_killed_at_one_named_point_after_the_other_is_finished_by_the_same_command(
+    faults: tuple[str, ...], tmp_path: Path, tiny_checkpoint: Path, undisturbed: Undisturbed
+) -> None:
+    """Each run dies where the one before has not come to; what is left at the end is as if none had died."""
+    study, log = new_study(tmp_path / "study", tiny_checkpoint), tmp_path / "points.log"
+    for fault in faults:
+        assert start_sweep(study, tmp_path, log=log, fault=fault).wait().code == KILLED, fault
+    check_finished(study, tmp_path, log, undisturbed)
+    assert generated_again(log) == sum(fault in COSTS_A_CHUNK for fault in faults)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*POINTS, *LATER])
 def test_a_sweep_killed_at_a_named_point_is_finished_by_the_same_command(
     fault: str, tmp_path: Path, tiny_checkpoint: Path, undisturbed: Undisturbed
 ) -> None:
     study, log = new_study(tmp_path / "study", tiny_checkpoint), tmp_path / "points.log"
     assert start_sweep(study, tmp_path, log=log, fault=fault).wait().code == KILLED
-    finished = start_sweep(study, tmp_path, log=log).wait()
+    check_finished(study, tmp_path, log, undisturbed)
+    assert generated_again(log) == (fault in COSTS_A_CHUNK)
+
+
+def check_finished(study: Study, folder: Path, log: Path, undisturbed: Undisturbed) -> None:
+    """One more sweep ends well and leaves what an uninterrupted one leaves."""
+    finished = start_sweep(study, folder, log=log).wait()
     assert finished.code == 0, finished.stdout + finished.stderr
     assert "Failed" not in finished.stdout
     assert differences(undisturbed.outcome, outcome(study)) == []
-    assert generated_again(log) == (1 if fault in ("chunk started", "chunk generated", "chunk written") else 0)
     assert unfinished_runs(study) == []
 
 
@@ -91,17 +108,16 @@ def test_a_sweep_killed_at_random_moments_is_finished_by_the_same_command(
     assert unfinished_runs(study) == []
 
 
-def test_a_kill_is_told_from_what_it_cost(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """The harness itself: it sees a changed value and a chunk that was begun twice."""
-    one, other = new_study(tmp_path / "one", tiny_checkpoint), new_study(tmp_path / "other", tiny_checkpoint)
-    other.experiment(sampling={"seed": 8})
-    found = []
-    for study in (one, other):
-        done = backtracking("sweep", str(study.file), environment=study.environment, folder=tmp_path)
-        assert done.code == 0, done.stdout
-        found.append(outcome(study))
-    assert "completions" in differences(*found)
-    assert any(re.match("archive", name) for name in differences(*found))
+def test_the_harness_sees_a_changed_value_a_lost_row_and_a_chunk_begun_twice(
+    tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    tables = undisturbed.outcome.tables
+    changed = tables["completions"].set_column(
+        tables["completions"].column_names.index("text"), "text", [["x"] * tables["completions"].num_rows]
+    )
+    for name, table in (("completions", changed), ("checks", tables["checks"].slice(1))):
+        other = replace(undisturbed.outcome, tables={**tables, name: table})
+        assert differences(undisturbed.outcome, other) == [name]
     log = tmp_path / "points.log"
     log.write_text("1\tchunk started\ta\n2\tchunk started\ta\n2\tchunk started\tb\n", encoding="utf-8")
     assert generated_again(log) == 1

@@ -10,7 +10,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from backtracking_assets.assets.jobs import CELL_ASSETS, STEPS
+from backtracking_assets.assets.jobs import CELL_ASSETS
 from backtracking_assets.assets.page_files import report_path
 from backtracking_assets.assets.reconciling import reconcile
 from backtracking_assets.assets.sources import record_sources
@@ -38,7 +38,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
         record_sources(instance, study.opened(plan=PLAN))
         for cell in CELLS:
             assert run_cell(instance, experiment, cell).success
-        for name in STEPS["full_study"].sweep_jobs:
+        for name in ("phase2_subset_sweep", "phase2_scale_sweep", "make_report_phase2"):
             job = build_definitions(experiment).resolve_job_def(name)
             assert job.execute_in_process(instance=instance, run_config=QUIET).success
     return study

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from backtracking_assets.assets import cells
+from backtracking_assets.assets import measuring
 from backtracking_assets.cli.environment import prepare_environment
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.records import Cell
@@ -128,7 +128,7 @@ def test_a_failure_that_holds_a_secret_is_stored_without_it(
             raise RuntimeError("the hub refused") from error
 
     monkeypatch.setenv("HF_TOKEN", MARKED[0])
-    monkeypatch.setattr(cells, "detect", refused)
+    monkeypatch.setattr(measuring, "detect", refused)
     with study.active(), open_instance() as instance:
         result = run_cell(instance, study.experiment(), Cell("attn_1", 1.0))
     assert not result.success
