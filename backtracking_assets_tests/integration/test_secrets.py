@@ -101,6 +101,7 @@ def test_no_command_prints_or_stores_a_secret(tmp_path: Path, tiny_checkpoint: P
         "doctor --json": run("doctor", file, "--json"),
         "status": run("status", file),
         "report": run("report", file),
+        "push": run("push", str(tmp_path / "bundle"), file),
         "--help": run("--help"),
     }
     assert {name: found.code for name, found in ran.items()} == dict.fromkeys(ran, 0)
@@ -114,6 +115,12 @@ def test_no_command_prints_or_stores_a_secret(tmp_path: Path, tiny_checkpoint: P
     assert (study.home / "dagster_home" / "history").is_dir()
     assert study.layout.database.exists()
     assert holding(study.home) == []
+    # Objects of a bundle are named by their sum, so Parquet is told by its first bytes.
+    assert (tmp_path / "bundle" / "tiny" / "manifest.json").is_file()
+    for stored in (tmp_path / "bundle").rglob("*"):
+        if stored.is_file() and stored.read_bytes()[:4] == b"PAR1":
+            stored.rename(stored.with_name(f"{stored.name}.parquet"))
+    assert holding(tmp_path / "bundle") == []
 
 
 def test_a_failure_that_holds_a_secret_is_stored_without_it(
