@@ -26,6 +26,8 @@ run_retries:
 run_monitoring:
   enabled: true
   start_timeout_seconds: 300
+  # A process that dies while it generates keeps its run's slot in the pool; its retry would wait for it for ever.
+  free_slots_after_run_end_seconds: 5
 """
 
 

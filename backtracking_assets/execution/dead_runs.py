@@ -13,10 +13,12 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs of this host as failed whose process is gone, and free their slots; their ids.
+    """Mark runs of this host as failed whose process is gone, and free the slots of all runs that have ended; the ids
+    of those that were marked.
 
     A live run is never touched, nor one of another host, nor one that died before it was tagged: for that one,
     `start_timeout_seconds` of the instance is the bound.
@@ -27,6 +29,15 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             instance.report_run_failed(
                 run, message=f"Process {run.tags[PID_TAG]} is gone. Its finished chunks are safe; run the cell again."
             )
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             ended.append(run.run_id)
+    _free_slots_of_ended_runs(instance)
     return ended
+
+
+def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
+    """Free what a process that died left claimed, also where Dagster itself has marked its run as failed."""
+    log = instance.event_log_storage
+    claiming = list(log.get_concurrency_run_ids())
+    if claiming:
+        for run in instance.get_runs(dg.RunsFilter(run_ids=claiming, statuses=_ENDED)):
+            log.free_concurrency_slots_for_run(run.run_id)

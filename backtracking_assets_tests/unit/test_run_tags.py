@@ -110,3 +110,26 @@ def test_only_unfinished_runs_of_dead_processes_are_ended(tmp_path: Path, sleepe
         "waiting": "NOT_STARTED",
     }
     assert by_id == {run_id(name): status for name, status in statuses.items()}
+
+
+def test_the_slot_of_a_run_that_died_while_it_generated_is_freed(tmp_path: Path):
+    """Dagster notices that the process is gone and marks the run, and leaves its slot in the pool claimed."""
+    home = tmp_path / "instance"
+    home.mkdir()
+
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job
+    def idle() -> None:
+        nothing()
+
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        log = instance.event_log_storage
+        log.set_concurrency_slots("gpu", 2)
+        statuses = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
+        failed, live = (instance.create_run_for_job(idle, status=status).run_id for status in statuses)
+        for run_id in (failed, live):
+            assert log.claim_concurrency_slot("gpu", run_id, "generations").is_claimed
+        end_dead_runs(instance)
+        assert {slot.run_id for slot in log.get_concurrency_info("gpu").claimed_slots} == {live}
