@@ -25,11 +25,6 @@ def write_cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[
     return report, path
 
 
-def sweep_version(opened: OpenExperiment) -> str:
-    """What the sweep's page shows: the cells that are done, of those that are planned, and which are compared."""
-    return sweep_status(opened).page_version
-
-
 def sweep_is_reported(opened: OpenExperiment) -> bool:
     """Whether comparisons and the sweep's page are there and show what the store holds."""
     return sweep_status(opened).is_reported

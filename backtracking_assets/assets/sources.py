@@ -144,9 +144,3 @@ def record_sources(instance: dg.DagsterInstance, opened: OpenExperiment) -> int:
         )
         n_recorded += 1
     return n_recorded
-
-
-def latest_data_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> str | None:
-    """The data version of the latest materialization; None where there is none."""
-    found = recorded(instance, key, partition)
-    return None if found is None else found.data_version

@@ -9,7 +9,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.provenance import versions
-from backtracking_assets.assets.pulled import after_pull
 from backtracking_assets.assets.pushing import push_results
 from backtracking_assets.assets.restoring import restore_cells
 from backtracking_assets.cli.instance import open_instance
@@ -22,8 +21,11 @@ from backtracking_assets.storage.bundles.manifest import EXPERIMENT_FILE, Manife
 from backtracking_assets.storage.bundles.pull import Pulled, experiment_copy, pull
 from backtracking_assets.storage.bundles.push import OnTransfer, Pushed
 from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.rebuilding import commit_archives
 
 EXIT_DONE, EXIT_LEFT_OUT = 0, 1
+PULLED = "pull"
+"""Stands for a run id in the rows of conditions that a pull stored."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 
 
@@ -83,7 +85,11 @@ def run_pull(url: str, name: str, console: Console) -> int:
 
 def _bring_up_to_date(opened: OpenExperiment, name: str, console: Console) -> None:
     """Have the database, the cells and Dagster's record agree with the archive that was pulled."""
-    _say(console, f"Stored in the database: {after_pull(opened)} conditions.")
+    # What an earlier pull could not store any more is made up for here: all that is archived is compared.
+    committed = commit_archives(opened.layout, run_id=PULLED)
+    _say(console, f"Stored in the database: {len(committed.completions)} conditions.")
+    for fingerprint, reason in committed.damaged.items():
+        _say(console, f"Set aside: the archive of {fingerprint[:12]}: {reason}.", style="yellow")
     try:
         # Without these no cell can be told from another. A new machine may not have downloaded them yet.
         _ = opened.checkpoint, opened.problems

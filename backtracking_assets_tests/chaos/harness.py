@@ -10,9 +10,9 @@ import dagster as dg
 import pyarrow as pa
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.page_files import has_version, report_path, sweep_report_path
-from backtracking_assets.assets.pages import sweep_version
+from backtracking_assets.assets.page_files import has_version, report_path
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells
+from backtracking_assets.assets.sweep_status import sweep_status
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.storage.archive import archived_fingerprints, read_archive
@@ -50,7 +50,7 @@ def outcome_of(experiment: Experiment, layout: StoreLayout) -> Outcome:
     opened = OpenExperiment(experiment)
     cells, baseline = current_cells(opened, experiment.planned_cells()), current_baseline(opened)
     pages = {str(c.cell) for c in cells if has_version(report_path(opened, c.cell), c.page_version(baseline))}
-    if has_version(sweep_report_path(opened), sweep_version(opened)):
+    if sweep_status(opened).page.state == "current":
         pages.add("the sweep")
     return Outcome(
         tables={name: _table(layout, name) for name in TABLES},

@@ -12,11 +12,12 @@ import pytest
 
 from backtracking_assets.assets import cells
 from backtracking_assets.assets.checks import SPECS
+from backtracking_assets.assets.event_log import recorded
 from backtracking_assets.assets.generating import ensure_completions
 from backtracking_assets.assets.identity import Identity
 from backtracking_assets.assets.jobs import CELL_ASSETS
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.sources import latest_data_version, record_sources
+from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.errors import CheckpointError
@@ -60,6 +61,12 @@ class Swept:
 
     def metadata(self, asset: str, cell: Cell) -> dict[str, dg.MetadataValue]:
         return dict(self.materialization(asset, cell).metadata)
+
+
+def latest_data_version(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None) -> str | None:
+    """The data version of the latest materialization; None where there is none."""
+    found = recorded(instance, key, partition)
+    return None if found is None else found.data_version
 
 
 @pytest.fixture(scope="module")

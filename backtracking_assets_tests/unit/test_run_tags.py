@@ -23,6 +23,15 @@ from backtracking_assets.execution.run_tags import (
 )
 
 
+@dg.op
+def nothing() -> None: ...
+
+
+@dg.job
+def idle() -> None:
+    nothing()
+
+
 @pytest.fixture
 def sleeper():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -71,16 +80,6 @@ def test_a_retry_is_not_taken_for_the_dead_run_whose_tags_it_inherits():
 
 
 def test_only_unfinished_runs_of_dead_processes_are_ended(tmp_path: Path, sleeper):
-    home = tmp_path / "instance"
-    home.mkdir()
-
-    @dg.op
-    def nothing() -> None: ...
-
-    @dg.job
-    def idle() -> None:
-        nothing()
-
     def run_id(name: str) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
@@ -90,7 +89,7 @@ def test_only_unfinished_runs_of_dead_processes_are_ended(tmp_path: Path, sleepe
     def of_the_dead(name: str) -> dict[str, str]:
         return {**process_tags(run_id(name)), PID_TAG: "4194304", STARTED_TAG: "x"}
 
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         for name, status in (("dead", "STARTED"), ("dead-early", "NOT_STARTED"), ("done", "SUCCESS")):
             make(instance, name, status, of_the_dead(name))
         make(instance, "live", "STARTED", {**tags_of(sleeper.pid), RUN_TAG: run_id("live")})
@@ -114,17 +113,7 @@ def test_only_unfinished_runs_of_dead_processes_are_ended(tmp_path: Path, sleepe
 
 def test_the_slot_of_a_run_that_died_while_it_generated_is_freed(tmp_path: Path):
     """Dagster notices that the process is gone and marks the run, and leaves its slot in the pool claimed."""
-    home = tmp_path / "instance"
-    home.mkdir()
-
-    @dg.op
-    def nothing() -> None: ...
-
-    @dg.job
-    def idle() -> None:
-        nothing()
-
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         log = instance.event_log_storage
         log.set_concurrency_slots("gpu", 2)
         statuses = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED)
