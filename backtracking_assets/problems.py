@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from backtracking_assets.errors import ProblemFileError
-from backtracking_assets.experiment import Experiment, HubDataset, ProblemSource
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.experiment_sections import HubDataset, ProblemSource
 from backtracking_assets.records import Problem
 
 _MOST_KEYS, _LONGEST = 20, 60

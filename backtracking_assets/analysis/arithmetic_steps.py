@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backtracking_assets.analysis.triggers import trigger_pattern
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 
 _THINK_OPEN = "<think>"
 _THINK_CLOSE = "</think>"

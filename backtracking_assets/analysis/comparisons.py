@@ -10,7 +10,7 @@ from backtracking_assets.analysis.counts import CellRows, applies, counts, joine
 from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.statistics import holm, paired_difference
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Statistics
+from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure
 from backtracking_assets.records import COMPARISONS, Cell
 

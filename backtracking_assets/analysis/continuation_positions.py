@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from backtracking_assets.analysis.triggers import find_events, token_at
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.plan import Continuation
 from backtracking_assets.records import PositionKind
 

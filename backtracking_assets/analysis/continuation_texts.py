@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from backtracking_assets.analysis.triggers import find_events
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 
 _WORD = re.compile(r"\w")
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 
 LONGEST_UNIT = 64
 """Tokens of the longest repeated phrase that is looked for."""

@@ -14,7 +14,7 @@ from backtracking_assets.analysis.arithmetic_steps import read_steps
 from backtracking_assets.analysis.degeneration import degeneration_rule
 from backtracking_assets.analysis.triggers import find_events, onset, token_at
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
 
 DETECTION_VERSION = "1"

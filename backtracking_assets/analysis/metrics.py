@@ -13,7 +13,7 @@ from backtracking_assets.analysis.answers import equal
 from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
 from backtracking_assets.analysis.statistics import Estimate, mean, median_time_to_first_event, rate, share
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Statistics
+from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure
 from backtracking_assets.records import METRICS, Cell, Problem
 

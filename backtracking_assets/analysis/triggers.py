@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 
 _APOSTROPHES = "'’ʼ＇"
 

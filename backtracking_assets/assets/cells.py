@@ -22,8 +22,9 @@ from backtracking_assets.assets.pushing import cell_finished
 from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
 from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.execution.gpu_executor import GPU_POOL
-from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.partitions import LAYER_SUBSET, cell_of, grid_partitions
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
 

@@ -8,8 +8,10 @@ import pyarrow as pa
 from backtracking_assets.assets.identity import Identity
 from backtracking_assets.assets.stored_cells import failed
 from backtracking_assets.conditions import Condition
-from backtracking_assets.experiment import BASELINE_SCALE, Checks, Experiment
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.experiment_sections import Checks
 from backtracking_assets.partitions import grid_partitions
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import CHECKS, Cell, decode_steps
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.reporting.formats import join_names

@@ -7,8 +7,8 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells
 from backtracking_assets.assets.sweep_status import family_size
 from backtracking_assets.errors import StorageError
-from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.fault_points import reached
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.storage.commits import write_comparisons
 
 

@@ -20,7 +20,9 @@ from backtracking_assets.assets.stored_cells import (
     metrics_of,
 )
 from backtracking_assets.assets.sweep_status import cells_digest
-from backtracking_assets.experiment import BASELINE_SCALE, Detection, Experiment, scale_key
+from backtracking_assets.experiment import Experiment, scale_key
+from backtracking_assets.experiment_sections import Detection
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import (
     CellReport,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 
 CELL_ASSETS = ("generations", "detections", "metrics", "condition_reports")

@@ -44,8 +44,8 @@ from backtracking_assets.assets.sweep_metadata import (
     slices,
     sweep_report_metadata,
 )
-from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.partitions import cell_key
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 
 _DESCRIPTION = "Recorded from the store: this is there, and no run of this Dagster instance made it."

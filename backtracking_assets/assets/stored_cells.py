@@ -12,7 +12,7 @@ from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import digest
 from backtracking_assets.errors import StorageError
-from backtracking_assets.experiment import BASELINE_SCALE
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries

@@ -13,7 +13,8 @@ from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure, table_md
 from backtracking_assets.errors import StorageError
-from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import COMPARISONS, CONTINUATION_SUMMARIES, Cell
 from backtracking_assets.reporting.contents import SweepReport
 from backtracking_assets.reporting.continuation import continuation_limits, continuation_table

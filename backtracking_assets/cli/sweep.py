@@ -36,9 +36,10 @@ from backtracking_assets.errors import (
 )
 from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
 from backtracking_assets.execution.run_tags import process_tags
-from backtracking_assets.experiment import BASELINE_SCALE, Experiment
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.partitions import cell_key
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.redaction import redacted
 from backtracking_assets.reporting.tables import result_table, terminal_tables

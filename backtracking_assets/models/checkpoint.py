@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from backtracking_assets.conditions import digest
 from backtracking_assets.errors import CheckpointError
-from backtracking_assets.experiment import Experiment, ModelSource
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.experiment_sections import ModelSource
 
 _INDEX = "model.safetensors.index.json"
 _DIGEST_CACHE = "checkpoint_digests.json"

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Sampling
+from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.forward_passes import decode_step, prefill
 from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
 from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts, release_memory

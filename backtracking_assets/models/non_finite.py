@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from backtracking_assets.conditions import Intervention
-from backtracking_assets.experiment import Sampling
+from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.generation import Request, replay
 from backtracking_assets.models.interventions import component_module, decoder_layers
 from backtracking_assets.records import Component

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.measures import MEASURES, Measure
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CellReport, SweepReport
 from backtracking_assets.reporting.drawing import (

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.measures import MEASURES, Measure
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import PlannedCell, SweepReport
 

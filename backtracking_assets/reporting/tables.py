@@ -8,8 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.measures import MEASURES, Measure
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.reporting.contents import CellStatus, PlannedCell, Study, SweepReport
 from backtracking_assets.reporting.formats import (
     NOT_MEASURED,

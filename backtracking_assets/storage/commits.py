@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from backtracking_assets.conditions import Condition, canonical_json, digest, problem_set_digest
 from backtracking_assets.errors import StorageError
-from backtracking_assets.experiment import BASELINE_SCALE
 from backtracking_assets.fault_points import reached
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Component, Problem
 from backtracking_assets.storage.archive import CONTENT_COLUMNS, read_archive
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from backtracking_assets.errors import StorageError
-from backtracking_assets.experiment import BASELINE_SCALE
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import conform

@@ -47,7 +47,7 @@ def in_turn(
 
     Args:
         before: what `visitors` said before it was looked up that these cells are to be done.
-        comes_first: cells before which no other one is handed out; their turn is waited for.
+        comes_first: cells that are handed out before any other, one after another; their turn is waited for.
         on_wait: called now and then while all cells that are left are being worked on.
 
     Raises:
@@ -55,7 +55,8 @@ def in_turn(
     """
     left = list(cells)
     while left:
-        candidates = [cell for cell in left if comes_first(cell)] or left
+        # One after another: they may share a condition, and which cell is linked to it first shows in the store.
+        candidates = [cell for cell in left if comes_first(cell)][:1] or left
         taken = next(((cell, lock) for cell in candidates if (lock := _try(layout.turn_of(cell))) is not None), None)
         if taken is None:
             on_wait()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.models.organism.chains import ChainSettings, draw_chain, study_problems
 from backtracking_assets.models.organism.vocabulary import TOKEN_IDS
 from backtracking_assets.records import COMPLETIONS, Problem

@@ -9,7 +9,7 @@ from backtracking_assets.analysis.answers import equal, judge
 from backtracking_assets.analysis.arithmetic_steps import read_steps
 from backtracking_assets.analysis.degeneration import degeneration_rule
 from backtracking_assets.analysis.triggers import find_events
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 from backtracking_assets_tests.unit.bounds import bounded
 
 RULES = Detection(

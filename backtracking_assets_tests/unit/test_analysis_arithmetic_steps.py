@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtracking_assets.analysis.arithmetic_steps import Step, Steps, read_steps
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.models.organism.chains import ChainSettings, draw_chain, draw_problem
 
 RULES = Detection(strict=("Wait", "Actually", "Hold on"), steps="arithmetic_chain")

@@ -9,7 +9,7 @@ from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.analysis.detection import detect
 from backtracking_assets.analysis.statistics import holm
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Detection, Statistics
+from backtracking_assets.experiment_sections import Detection, Statistics
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.records import COMPARISONS, Cell
 from backtracking_assets_tests.unit.analysis_samples import HABITS, RULES, sample_completions, sample_problems

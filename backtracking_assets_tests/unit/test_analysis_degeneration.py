@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtracking_assets.analysis.degeneration import LONGEST_UNIT, degeneration_rule
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.models.organism.chains import ChainSettings, draw_chain, draw_problem
 from backtracking_assets.models.organism.vocabulary import TOKEN_IDS
 

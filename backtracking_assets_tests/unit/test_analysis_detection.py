@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from backtracking_assets.analysis.detection import STEP_COLUMNS, detect, rules_digest
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
 from backtracking_assets_tests.unit.analysis_samples import (
     RULES,

@@ -9,7 +9,7 @@ from backtracking_assets.analysis.detection import STEP_COLUMNS, detect
 from backtracking_assets.analysis.metrics import cell_metrics, derangement
 from backtracking_assets.analysis.statistics import share
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Detection, Statistics
+from backtracking_assets.experiment_sections import Detection, Statistics
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.records import METRICS, Cell, Problem
 from backtracking_assets_tests.unit.analysis_samples import (

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtracking_assets.analysis.triggers import Event, find_events, onset, token_at
-from backtracking_assets.experiment import Detection
+from backtracking_assets.experiment_sections import Detection
 
 RULES = Detection(
     strict=("Wait", "Actually", "Hold on"), relaxed=("Let me check", "Let's check", "I was wrong", "mistake")

@@ -11,7 +11,7 @@ from backtracking_assets.assets.changes import (
     statistics_changes,
 )
 from backtracking_assets.conditions import Condition, Intervention
-from backtracking_assets.experiment import Detection, Statistics
+from backtracking_assets.experiment_sections import Detection, Statistics
 from backtracking_assets.records import Problem
 
 CONDITION = Condition(

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Sampling
+from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.checkpoint import inspect
 from backtracking_assets.models.continuation import Outcome, Prefix, ReadingSettings, continue_prefixes
 from backtracking_assets.models.loading import LoadedModel, load_model

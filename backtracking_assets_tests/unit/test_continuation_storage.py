@@ -5,7 +5,7 @@ import pytest
 
 from backtracking_assets.analysis.continuation_summaries import summarize
 from backtracking_assets.errors import StorageError
-from backtracking_assets.experiment import Statistics
+from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.commits import link_cell, write_detections, write_problem_set
 from backtracking_assets.storage.continuation_commits import write_continuation

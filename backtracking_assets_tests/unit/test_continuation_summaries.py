@@ -9,7 +9,7 @@ import pytest
 
 from backtracking_assets.analysis.continuation_summaries import refuse_worthless, summarize
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import Statistics
+from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import CONTINUATION_MEASURES
 from backtracking_assets.records import CONTINUATION_SUMMARIES, UNSCALED, Cell
 from backtracking_assets_tests.unit.continuation_samples import STRONG, WEAK, positions_of, samples_of

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError, CheckpointError
-from backtracking_assets.experiment import Sampling
+from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models import generation
 from backtracking_assets.models.checkpoint import inspect
 from backtracking_assets.models.generation import Batch, Request, generate

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backtracking_assets.analysis.continuation_summaries import summarize
-from backtracking_assets.experiment import Statistics
+from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.reporting.contents import ContinuationResults, ContinuationSection
 from backtracking_assets.reporting.continuation import continuation_answer, continuation_limits, continuation_table
 from backtracking_assets.reporting.continuation_figure import continuation_figure

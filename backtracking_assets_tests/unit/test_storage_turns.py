@@ -70,6 +70,20 @@ def test_a_cell_that_must_come_first_is_waited_for(layout: StoreLayout) -> None:
     assert [turn.cell for turn in other] == CELLS
 
 
+def test_cells_that_must_come_first_are_handed_out_one_after_another(layout: StoreLayout) -> None:
+    cells = [Cell("attn_1", 1.0), Cell("both_0", 1.0), Cell("attn_1", 0.0)]
+    before, handed = visitors(layout, cells), []
+    first = in_turn(layout, cells, before, comes_first=is_baseline)
+    handed.append(next(first).cell)
+
+    def let_go() -> None:
+        handed.append("waited")
+        first.close()
+
+    handed += [turn.cell for turn in in_turn(layout, cells, before, comes_first=is_baseline, on_wait=let_go)]
+    assert handed == [cells[0], "waited", *cells]
+
+
 def test_processes_share_the_cells_and_each_is_worked_on_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     workers = [start(work, tmp_path / "store", log) for _ in range(3)]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backtracking_assets.conditions import canonical_json, digest
 from backtracking_assets.errors import BundleError
-from backtracking_assets.experiment import Name
+from backtracking_assets.section import Name
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 256 * 2**20
