@@ -46,7 +46,7 @@ def start(function: Callable[..., None], *arguments: object) -> BaseProcess:
     return process
 
 
-def finish(process: BaseProcess, timeout: float = 120) -> int | None:
+def finish(process: BaseProcess, timeout: float = 800) -> int | None:
     """Wait for a process; its exit code. A process that outlives the timeout (seconds) is killed and fails the test."""
     process.join(timeout)
     if process.is_alive():
