@@ -21,6 +21,7 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
     "relaxed_rate": ("has_relaxed", None),
     "strict_per_1000_tokens": ("n_strict", "n_tokens"),
     "accuracy": ("correct", None),
+    "accuracy_of_answered": ("correct", "answered"),
     "wait_after_right_step": ("n_waits_after_right_step", "n_right_steps_followed"),
     "wrong_step_share": ("n_wrong_steps", "n_steps"),
     "corrected_share": ("n_corrected_steps", "n_wrong_steps_followed"),
@@ -70,6 +71,7 @@ def joined(rows: CellRows) -> pd.DataFrame:
     if merged[STEPS_COLUMN].isna().nunique() > 1:
         raise BacktrackingError(f"{rows.cell}: steps were read in some of its rows only; detect the cell anew.")
     merged["no_answer"] = merged["verdict"] == "no_answer"
+    merged["answered"] = ~merged["no_answer"]
     merged["non_finite"] = merged["finish_reason"] == "non_finite"
     return merged.drop(columns="_merge").sort_values(["problem_id", "sample_id"], ignore_index=True)
 
