@@ -15,8 +15,9 @@ from backtracking_assets.records import (
     DETECTIONS,
     METRICS,
 )
+from backtracking_assets.variant_records import VARIANT_CHECKS, VARIANT_METRICS, VARIANTS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a table or a view."""
 
 _STRING, _INT32, _INT64, _DOUBLE, _BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -114,6 +115,9 @@ TABLES: dict[str, Table] = {
             CONTINUATION_SUMMARIES,
             ("layer_subset", "scale", "kind", "scaled_at", "measure"),
         ),
+        Table("variants", VARIANTS, ("variant",)),
+        Table("variant_metrics", VARIANT_METRICS, ("variant", "metric")),
+        Table("variant_checks", VARIANT_CHECKS, ("variant", "asset", "name")),
     )
 }
 
