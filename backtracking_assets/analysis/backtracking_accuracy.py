@@ -19,6 +19,9 @@ from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.phase1_records import BACKTRACKING_ACCURACY
 
+BACKTRACKING_VERSION = "1"
+"""Raised whenever a change of this module changes a figure or an interval."""
+
 Completions = Literal["all", "answered"]
 """All completions, where one without an answer is not right; or only those with an answer."""
 

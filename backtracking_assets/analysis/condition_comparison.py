@@ -12,6 +12,9 @@ from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.phase1_records import CONDITION_COMPARISON
 from backtracking_assets.records import Cell
 
+CONDITIONS_VERSION = "1"
+"""Raised whenever a change of this module changes what is compared, or how."""
+
 Role = Literal["baseline", "targeted", "random"]
 
 

@@ -8,12 +8,15 @@ import pyarrow as pa
 
 from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.analysis.counts import CellRows
-from backtracking_assets.analysis.metrics import cell_metrics
+from backtracking_assets.analysis.metrics import variant_metrics
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.phase1_records import FORMATTING
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import Cell, Problem
+from backtracking_assets.records import Cell, Problem, Variant
+
+FORMATTING_VERSION = "1"
+"""Raised whenever a change of this module changes what is compared, or how."""
 
 NO_DIFFERENCE: dict[str, Any] = {
     "difference": None,
@@ -68,11 +71,9 @@ def compare_variants(
     compared = {(row["layer_subset"], row["metric"]): difference_columns(row) for row in differences.to_pylist()}
     rows: list[dict[str, Any]] = []
     for name, own in named.items():
-        measured = cell_metrics(
-            own.completions,
-            own.detections,
+        measured = variant_metrics(
+            replace(own, cell=Variant(name)),
             problems,
-            cell=own.cell,
             problem_set_digest=problem_set_digest,
             statistics=statistics,
             run_id=run_id,

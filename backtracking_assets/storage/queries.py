@@ -110,6 +110,21 @@ def variant_checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Tab
     return _rows(layout, "variant_checks", {}, wait)
 
 
+def formatting(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The prompt variants side by side; computed from what its `inputs_digest` stands for."""
+    return _rows(layout, "formatting", {}, wait)
+
+
+def condition_comparison(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """Baseline, targeted subset and random controls side by side; see `formatting`."""
+    return _rows(layout, "condition_comparison", {}, wait)
+
+
+def backtracking_accuracy(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """Backtracking against accuracy in the baseline of each prompt variant; see `formatting`."""
+    return _rows(layout, "backtracking_accuracy", {}, wait)
+
+
 def continuation_positions(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """What the continuation ablation measured at each position."""
     return _rows(layout, "continuation_positions", {}, wait)

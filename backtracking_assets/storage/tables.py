@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from backtracking_assets.phase1_records import BACKTRACKING_ACCURACY, CONDITION_COMPARISON, FORMATTING
 from backtracking_assets.records import (
     CHECKS,
     COMPARISONS,
@@ -118,6 +119,9 @@ TABLES: dict[str, Table] = {
         Table("variants", VARIANTS, ("variant",)),
         Table("variant_metrics", VARIANT_METRICS, ("variant", "metric")),
         Table("variant_checks", VARIANT_CHECKS, ("variant", "asset", "name")),
+        Table("formatting", FORMATTING, ("variant", "metric")),
+        Table("condition_comparison", CONDITION_COMPARISON, ("layer_subset", "scale", "metric")),
+        Table("backtracking_accuracy", BACKTRACKING_ACCURACY, ("variant", "completions", "figure")),
     )
 }
 
