@@ -9,7 +9,7 @@ from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.analysis.triggers import find_events
 from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
-from backtracking_assets.assets.provenance import provenance
+from backtracking_assets.assets.provenance import provenance, with_sources
 from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import (
     StoredCell,
@@ -19,6 +19,7 @@ from backtracking_assets.assets.stored_cells import (
     detected_cell,
     metrics_of,
 )
+from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.assets.sweep_status import cells_digest
 from backtracking_assets.experiment import Experiment, scale_key
 from backtracking_assets.experiment_sections import Detection
@@ -109,7 +110,11 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         comparisons=_only(comparisons, done),
         examples=_sweep_examples(experiment, stored, baseline),
         cells_digest=cells_digest(stored),
-        provenance=provenance(experiment, _all_completions(stored), run_id, queries.chunk_sizes(opened.layout)),
+        provenance=with_sources(
+            provenance(experiment, all_completions(stored), run_id, queries.chunk_sizes(opened.layout)),
+            opened,
+            {str(cell.cell): cell.fingerprint for cell in stored},
+        ),
         continuation=continuation_report(opened),
     )
 
@@ -193,8 +198,8 @@ def _planned(experiment: Experiment, status: CellStatus, checks: tuple) -> Plann
     )
 
 
-def _all_completions(stored: Sequence[StoredCell]) -> pa.Table:
-    """Keys, devices and times of all completions behind a sweep, each condition once."""
+def all_completions(stored: Sequence[StoredCompletions]) -> pa.Table:
+    """Keys, devices and times of all completions behind a page, each condition once: the last one that is given."""
     columns = ["fingerprint", "chunk_id", "chunk_seconds", "n_tokens", "device", "run_id", "generated_at", "batch_rows"]
     by_condition = {cell.fingerprint: cell for cell in stored}
     tables = [cell.completions.select(columns) for cell in by_condition.values()]

@@ -1,7 +1,7 @@
 """What a report is made from: frames of the shared schemas, and the facts around them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -119,6 +119,12 @@ class Provenance:
     """Generated tokens per second of generation; None where it is not known."""
     remarks: tuple[str, ...] = ()
     """Sentences on how the completions were made that a reader should know, such as on several kinds of device."""
+    host: str = ""
+    """The machine that computed the figures: processor, cores, memory, system."""
+    checkpoint: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the checkpoint by what they are of, and its precision."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprint of each condition by what it is called."""
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def formatting_section(results: FormattingResults, title: str) -> Section:
         ),
         tables=(
             _table(
-                f"Every prompt variant on {plural(any_row.n, 'completion')} of {plural(any_row.n_problems, 'problem')}, "
-                f"with {results.confidence:.0%} intervals clustered by problem; the shaded one is the sweep's own.",
+                f"Every prompt variant on {plural(any_row.n, 'completion')} of "
+                f"{plural(any_row.n_problems, 'problem')}, with {results.confidence:.0%} intervals clustered by problem; the shaded one is the sweep's own.",
                 "variant",
                 results.variants,
                 found,
@@ -140,7 +140,8 @@ def conditions_section(results: ConditionResults, title: str) -> Section:
             "A random control scales as many attention and MLP blocks, drawn outside the targeted subset. Fewer than "
             "19 draws give no p-value for a rank among them: they are shown one by one.",
             "Accuracy is given of all completions, where one without an answer is not right, and of those with an "
-            "answer; where an intervention stops answers, the second one looks at other completions than the baseline's.",
+            "answer; where an intervention stops answers, the second one looks at other completions than that of the "
+            "baseline.",
             "Differences are paired by problem and sample with shared noise. p is corrected over the conditions of "
             "this table by Holm's method; the sweep's page corrects over its whole plan.",
         ),
