@@ -180,7 +180,7 @@ def paired_difference(
 
 
 def sign_flip_p(values: Values, clusters: Clusters, *, resamples: int, seed: int) -> tuple[float, str]:
-    """Two-sided p-value of a mean against 0 by sign flips over clusters, as in `paired_difference`, and how it was made.
+    """Two-sided p-value of a mean against 0 by sign flips over clusters as in `paired_difference`, and how it was made.
 
     What is flipped is a cluster's sum: rows of one cluster go together.
     """

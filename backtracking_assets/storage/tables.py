@@ -23,6 +23,7 @@ from backtracking_assets.scan_records import (
     SCAN_POSITIONS,
     SELECTED_COMPONENTS,
 )
+from backtracking_assets.variant_records import VARIANT_CHECKS, VARIANT_METRICS, VARIANTS
 
 SCHEMA_VERSION = 3
 """Raised with every change of a table or a view."""
@@ -128,6 +129,9 @@ TABLES: dict[str, Table] = {
         Table("component_effects", COMPONENT_EFFECTS, (*COMPLETION_KEY, "layer", "component", "mode")),
         Table("component_summaries", COMPONENT_SUMMARIES, ("layer", "component", "mode", "kind", "measure")),
         Table("selected_components", SELECTED_COMPONENTS, ("component", "layer")),
+        Table("variants", VARIANTS, ("variant",)),
+        Table("variant_metrics", VARIANT_METRICS, ("variant", "metric")),
+        Table("variant_checks", VARIANT_CHECKS, ("variant", "asset", "name")),
     )
 }
 
