@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from backtracking_assets.assets.continuing import settings_of, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import sweep_is_reported
+from backtracking_assets.assets.scanning import (
+    component_importance_is_done,
+    logit_lens_is_done,
+    selected_components_is_done,
+)
+from backtracking_assets.assets.scanning import settings_of as scan_settings
 from backtracking_assets.errors import ExperimentError
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.plan import BASELINE_SCALE
@@ -97,12 +103,40 @@ def continuation_is_done(opened: OpenExperiment) -> bool:
     return opened.experiment.continuation is None or stored_summaries(opened) is not None
 
 
+def _scan_line(experiment: Experiment) -> str:
+    n_components, n_events = 2 * experiment.model.n_layers, scan_settings(experiment).events
+    return f"Component scan: {n_components} components at up to {n_events} events of held-out problems."
+
+
+SCAN_JOB = "phase1_component_importance"
+"""There only where the experiment file has a section `scan`."""
+
 CONTINUATION_JOB = "phase2_continuation_ablation"
 """There only where the experiment file has a section `continuation`."""
 
 REPORT_JOB = "make_report_phase2"
 
 WHOLE_STUDY: dict[str, WholeStudyJob] = {
+    "phase1_logit_lens": WholeStudyJob(
+        ("logit_lens",), logit_lens_is_done, looks_at_variants=True, runs_model=True, settings=scan_settings
+    ),
+    SCAN_JOB: WholeStudyJob(
+        ("component_importance",),
+        component_importance_is_done,
+        looks_at_variants=True,
+        before_cells=True,
+        runs_model=True,
+        settings=scan_settings,
+        announcement=_scan_line,
+    ),
+    "phase1_selected_components": WholeStudyJob(
+        ("selected_components",),
+        selected_components_is_done,
+        looks_at_variants=True,
+        after=(SCAN_JOB,),
+        before_cells=True,
+        settings=scan_settings,
+    ),
     # The comparisons and the page are made together: the page says when either is older than the cells.
     "phase2_subset_sweep": WholeStudyJob(
         ("subset_sweep",), sweep_is_reported, cells=cells_at_lowest_scale, looks_at_baseline=True

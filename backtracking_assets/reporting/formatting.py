@@ -77,7 +77,8 @@ def formatting_section(results: FormattingResults, title: str) -> Section:
         tables=(
             _table(
                 f"Every prompt variant on {plural(any_row.n, 'completion')} of "
-                f"{plural(any_row.n_problems, 'problem')}, with {results.confidence:.0%} intervals clustered by problem; the shaded one is the sweep's own.",
+                f"{plural(any_row.n_problems, 'problem')}, with {results.confidence:.0%} intervals clustered by "
+                "problem; the shaded one is the sweep's own.",
                 "variant",
                 results.variants,
                 found,

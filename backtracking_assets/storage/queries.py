@@ -1,7 +1,7 @@
 """Reads of the database. Tables come back as Arrow, in the schema and order of their key."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -11,6 +11,15 @@ from backtracking_assets.storage.database import DEFAULT_WAIT, reading
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import Key, conform, keys_of
 from backtracking_assets.storage.tables import TABLES
+
+ScanTable = Literal[
+    "lens_positions",
+    "lens_summaries",
+    "scan_positions",
+    "component_effects",
+    "component_summaries",
+    "selected_components",
+]
 
 
 def cells(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
@@ -138,6 +147,11 @@ def continuation_samples(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> 
 def continuation_summaries(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """The continuation ablation in figures, computed from the baseline as it is now."""
     return _rows(layout, "continuation_summaries", {}, wait)
+
+
+def scan_table(layout: StoreLayout, name: ScanTable, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """A table of phase 1's scan, whole."""
+    return _rows(layout, name, {}, wait)
 
 
 def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:
