@@ -11,7 +11,7 @@ class Measure:
     name: str
     label: str
     unit: Literal["share", "events per 1,000 tokens", "tokens"]
-    per: Literal["completion", "wrong step", "right step", "step", "token"]
+    per: Literal["completion", "answer", "wrong step", "right step", "step", "token"]
     description: str
     needs_steps: bool = False
     """Whether it needs the exact truth about steps, which only the organism's text gives."""
@@ -38,6 +38,13 @@ _ALL = (
         "Strict triggers over generated tokens: a rate that does not grow with the length of a completion.",
     ),
     Measure("accuracy", "Accuracy", "share", "completion", "Completions whose answer equals the reference answer."),
+    Measure(
+        "accuracy_of_answered",
+        "Accuracy of those with an answer",
+        "share",
+        "answer",
+        "Of the completions in which an answer was found, the share whose answer equals the reference answer.",
+    ),
     Measure(
         "accuracy_shuffled",
         "Accuracy against shuffled answers",
@@ -156,3 +163,34 @@ _CONTINUATION = (
 )
 
 CONTINUATION_MEASURES: dict[str, ContinuationMeasure] = {measure.name: measure for measure in _CONTINUATION}
+
+
+@dataclass(frozen=True)
+class BacktrackingFigure:
+    """One figure of backtracking against accuracy within one condition."""
+
+    name: str
+    label: str
+    unit: Literal["share", "difference", "ratio"]
+    description: str
+
+
+_BACKTRACKING = (
+    BacktrackingFigure("backtracking_rate", "Strict rate", "share", "Completions with at least one strict trigger."),
+    BacktrackingFigure("accuracy", "Accuracy", "share", "Completions whose answer equals the reference answer."),
+    BacktrackingFigure("accuracy_with", "Accuracy with", "share", "The same of completions with a strict trigger."),
+    BacktrackingFigure(
+        "accuracy_without", "Accuracy without", "share", "The same of completions without a strict trigger."
+    ),
+    BacktrackingFigure("difference", "Difference", "difference", "Accuracy with minus accuracy without."),
+    BacktrackingFigure("lift", "Lift", "ratio", "Accuracy with over accuracy without."),
+    BacktrackingFigure(
+        "difference_within",
+        "Difference within a problem",
+        "difference",
+        "Of the problems with completions of both kinds: accuracy with minus accuracy without in the same problem, the "
+        "mean over these problems.",
+    ),
+)
+
+BACKTRACKING_FIGURES: dict[str, BacktrackingFigure] = {figure.name: figure for figure in _BACKTRACKING}

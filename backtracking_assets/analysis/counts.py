@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.measures import Measure
-from backtracking_assets.records import COMPLETION_KEY, Cell
+from backtracking_assets.records import COMPLETION_KEY, Subject
 
 KEY = list(COMPLETION_KEY)
 STEPS_COLUMN = "n_steps"
@@ -21,6 +21,7 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
     "relaxed_rate": ("has_relaxed", None),
     "strict_per_1000_tokens": ("n_strict", "n_tokens"),
     "accuracy": ("correct", None),
+    "accuracy_of_answered": ("correct", "answered"),
     "wait_after_right_step": ("n_waits_after_right_step", "n_right_steps_followed"),
     "wrong_step_share": ("n_wrong_steps", "n_steps"),
     "corrected_share": ("n_corrected_steps", "n_wrong_steps_followed"),
@@ -35,9 +36,9 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
 
 @dataclass(frozen=True)
 class CellRows:
-    """A cell with its rows: completions (key, n_tokens and finish_reason suffice) and their detections."""
+    """A cell or prompt variant: its completions (key, n_tokens and finish_reason suffice) and their detections."""
 
-    cell: Cell
+    cell: Subject
     completions: pa.Table
     detections: pa.Table
 
@@ -70,6 +71,7 @@ def joined(rows: CellRows) -> pd.DataFrame:
     if merged[STEPS_COLUMN].isna().nunique() > 1:
         raise BacktrackingError(f"{rows.cell}: steps were read in some of its rows only; detect the cell anew.")
     merged["no_answer"] = merged["verdict"] == "no_answer"
+    merged["answered"] = ~merged["no_answer"]
     merged["non_finite"] = merged["finish_reason"] == "non_finite"
     return merged.drop(columns="_merge").sort_values(["problem_id", "sample_id"], ignore_index=True)
 

@@ -179,6 +179,55 @@ def paired_difference(
     return Difference(per * difference, per * low, per * high, p_value, n_pairs, contributing, method)
 
 
+def quotient(
+    numerators: Values,
+    denominators: Values,
+    other_numerators: Values,
+    other_denominators: Values,
+    clusters: Clusters,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> Estimate:
+    """One ratio of sums over another one of the same rows, such as how many times as accurate one group is.
+
+    Interval: percentiles of a bootstrap over clusters. Resamples in which the other ratio is 0 count as infinite, so an
+    end that lies among them is None; where more than a few resamples give 0 over 0 or lack a group, there is no
+    interval. None where a group is missing or the other ratio is 0.
+    """
+    method = "quotient of ratios, cluster bootstrap"
+    sums = np.stack(_cluster_sums(clusters, numerators, denominators, other_numerators, other_denominators), axis=1)
+    n, n_clusters = round(float(sums[:, [1, 3]].sum())), int((sums[:, [1, 3]].sum(axis=1) > 0).sum())
+    estimate = float(_quotients(sums.sum(axis=0)[np.newaxis])[0])
+    if not math.isfinite(estimate):
+        return Estimate(None, None, None, n, n_clusters, method)
+    found = _quotients(_bootstrap_weights(len(sums), resamples, seed) @ sums)
+    defined = ~np.isnan(found)
+    if len(sums) < 2 or defined.mean() < _LEAST_DEFINED:
+        return Estimate(estimate, None, None, n, n_clusters, method)
+    low, high = np.quantile(found[defined], _tails(confidence), method="inverted_cdf")
+    ends = [None if math.isinf(end) else float(end) for end in (low, high)]
+    return Estimate(estimate, ends[0], ends[1], n, n_clusters, method)
+
+
+def _quotients(sums: _Floats) -> _Floats:
+    """(n1 / d1) / (n0 / d0) of each row n1, d1, n0, d0: infinite where only n0 is 0, NaN where it says nothing."""
+    n1, d1, n0, d0 = sums.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((d1 > 0) & (d0 > 0), (n1 * d0) / (n0 * d1), np.float64(math.nan))
+
+
+def sign_flip_p(values: Values, clusters: Clusters, *, resamples: int, seed: int) -> tuple[float, str]:
+    """Two-sided p-value of a mean against 0 by sign flips over clusters as in `paired_difference`, and how it was made.
+
+    What is flipped is a cluster's sum: rows of one cluster go together.
+    """
+    (sums,) = _cluster_sums(clusters, values)
+    p_value, flips = _sign_flip_p(sums, resamples, seed)
+    return p_value, f"{flips} sign flips"
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction (Holm 1979) over the p-values that are there; None stays None.
 

@@ -9,7 +9,7 @@ from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.analysis.triggers import find_events
 from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
-from backtracking_assets.assets.provenance import provenance
+from backtracking_assets.assets.provenance import provenance, with_sources
 from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import (
     StoredCell,
@@ -19,6 +19,8 @@ from backtracking_assets.assets.stored_cells import (
     detected_cell,
     metrics_of,
 )
+from backtracking_assets.assets.stored_completions import StoredCompletions
+from backtracking_assets.assets.stored_variants import Stored, StoredVariant
 from backtracking_assets.assets.sweep_status import cells_digest
 from backtracking_assets.experiment import Experiment, scale_key
 from backtracking_assets.experiment_sections import Detection
@@ -109,12 +111,16 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         comparisons=_only(comparisons, done),
         examples=_sweep_examples(experiment, stored, baseline),
         cells_digest=cells_digest(stored),
-        provenance=provenance(experiment, _all_completions(stored), run_id, queries.chunk_sizes(opened.layout)),
+        provenance=with_sources(
+            provenance(experiment, all_completions(stored), run_id, queries.chunk_sizes(opened.layout)),
+            opened,
+            {str(cell.cell): cell.fingerprint for cell in stored},
+        ),
         continuation=continuation_report(opened),
     )
 
 
-def examples(stored: StoredCell, baseline: StoredCell | None) -> tuple[Example, ...]:
+def examples(stored: Stored, baseline: Stored | None) -> tuple[Example, ...]:
     """A few completions beside the baseline's: first those in which one backtracks and the other does not."""
     own = _by_key(stored)
     other = _by_key(baseline) if baseline is not None and baseline.fingerprint != stored.fingerprint else {}
@@ -128,13 +134,14 @@ def examples(stored: StoredCell, baseline: StoredCell | None) -> tuple[Example, 
     order = {problem_id: rank for rank, problem_id in enumerate(stored.opened.problems)}
     ranked = sorted(own, key=lambda key: (not differs(key), not backtracks(key), key[1], order.get(key[0], len(order))))
     if baseline is None:
-        absent = "This is the baseline." if stored.cell.scale == BASELINE_SCALE else "The baseline is not there yet."
+        is_baseline = not isinstance(stored, StoredVariant) and stored.cell.scale == BASELINE_SCALE
+        absent = "This is the baseline." if is_baseline else "The baseline is not there yet."
     else:
         absent = "The baseline has no completion of this problem and sample."
     return tuple(_example(stored, key, own[key], other.get(key), absent) for key in ranked[:_EXAMPLES_A_CELL])
 
 
-def _by_key(stored: StoredCell) -> dict[tuple[str, int], tuple[dict, dict]]:
+def _by_key(stored: Stored) -> dict[tuple[str, int], tuple[dict, dict]]:
     """(completion, detection) by (problem id, sample id)."""
     detections = {(row["problem_id"], row["sample_id"]): row for row in stored.detections.to_pylist()}
     columns = ["problem_id", "sample_id", "text", "finish_reason"]
@@ -143,12 +150,12 @@ def _by_key(stored: StoredCell) -> dict[tuple[str, int], tuple[dict, dict]]:
 
 
 def _example(
-    stored: StoredCell, key: tuple[str, int], own: tuple[dict, dict], other: tuple[dict, dict] | None, absent: str
+    stored: Stored, key: tuple[str, int], own: tuple[dict, dict], other: tuple[dict, dict] | None, absent: str
 ) -> Example:
     problem = stored.opened.problems[key[0]]
     rules = stored.opened.experiment.detection
     return Example(
-        cell=stored.cell,
+        cell=stored.subject,
         problem_id=problem.problem_id,
         sample_id=key[1],
         question=problem.question,
@@ -193,8 +200,8 @@ def _planned(experiment: Experiment, status: CellStatus, checks: tuple) -> Plann
     )
 
 
-def _all_completions(stored: Sequence[StoredCell]) -> pa.Table:
-    """Keys, devices and times of all completions behind a sweep, each condition once."""
+def all_completions(stored: Sequence[StoredCompletions]) -> pa.Table:
+    """Keys, devices and times of all completions behind a page, each condition once: the last one that is given."""
     columns = ["fingerprint", "chunk_id", "chunk_seconds", "n_tokens", "device", "run_id", "generated_at", "batch_rows"]
     by_condition = {cell.fingerprint: cell for cell in stored}
     tables = [cell.completions.select(columns) for cell in by_condition.values()]

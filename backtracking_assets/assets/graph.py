@@ -6,8 +6,10 @@ import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
 from backtracking_assets.assets.continuation import continuation_assets
+from backtracking_assets.assets.scan import scan_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
+from backtracking_assets.assets.variants import variant_assets
 from backtracking_assets.experiment import Experiment
 
 
@@ -20,7 +22,9 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         warnings.simplefilter("ignore", dg.BetaWarning)
         return [
             *source_assets(experiment),
+            *variant_assets(experiment),
             *cell_assets(experiment),
+            *scan_assets(experiment),
             *continuation_assets(experiment),
             *sweep_assets(experiment),
         ]

@@ -3,11 +3,14 @@
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
 
+from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.execution.host import host_facts
 from backtracking_assets.experiment import PROJECT_ROOT, Experiment
 from backtracking_assets.experiment_file import experiment_names
 from backtracking_assets.reporting.contents import Provenance
@@ -22,14 +25,14 @@ def provenance(
     """Provenance of figures that were computed from these completions, given as rows of `records.COMPLETIONS`.
 
     Args:
-        run_id: the run that computes the figures.
+        run_id: the run that computes the figures; empty where it shall not be named.
         chunk_sizes: how many completions each chunk has, by its id.
         arguments: what follows `backtracking sweep EXPERIMENT` in the command that makes them again.
     """
     times = completions["generated_at"].to_pylist()
     name = experiment.name if experiment.name in experiment_names() else str(experiment.source)
     return Provenance(
-        run_ids=tuple(dict.fromkeys([run_id, *sorted(set(completions["run_id"].to_pylist()))])),
+        run_ids=tuple(dict.fromkeys(filter(None, [run_id, *sorted(set(completions["run_id"].to_pylist()))]))),
         devices=tuple(sorted(set(completions["device"].to_pylist()))),
         versions=versions(),
         commit=commit(),
@@ -39,6 +42,35 @@ def provenance(
         tokens_per_second=tokens_per_second(completions),
         remarks=tuple(_remarks(completions, chunk_sizes)),
     )
+
+
+def with_sources(found: Provenance, opened: OpenExperiment, conditions: Mapping[str, str]) -> Provenance:
+    """A study's provenance: with the machine, the checkpoint, the conditions, and all commands from the source on.
+
+    Args:
+        conditions: the fingerprint of each condition behind the figures, by what it is called.
+    """
+    checkpoint = opened.checkpoint
+    steps = [found.command]
+    if (head := found.commit.split()[0]) != "unknown":
+        local = "  # and local changes, which are in no commit" if head != found.commit else ""
+        steps = [f"git checkout {head}{local}", "pip install -e . -c constraints.txt", *steps]
+    return replace(
+        found,
+        command="\n".join(steps),
+        host=_host(opened),
+        checkpoint={
+            "weights": checkpoint.weights_digest,
+            "tokenizer": checkpoint.tokenizer_digest,
+            "dtype": opened.experiment.model.dtype,
+        },
+        conditions=conditions,
+    )
+
+
+def _host(opened: OpenExperiment) -> str:
+    facts = host_facts(opened.layout.root)
+    return f"{facts['cpu']}, {plural(facts['cpu_cores'], 'core')}, {facts['memory_gib']:g} GiB, {facts['system']}"
 
 
 def _remarks(completions: pa.Table, chunk_sizes: Mapping[str, int]) -> Iterator[str]:

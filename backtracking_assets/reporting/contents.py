@@ -1,14 +1,14 @@
 """What a report is made from: frames of the shared schemas, and the facts around them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 import pandas as pd
 
 from backtracking_assets.experiment import Experiment
-from backtracking_assets.records import Cell, FinishReason, Verdict
+from backtracking_assets.records import Cell, FinishReason, Subject, Verdict
 
 TriggerKind = Literal["strict", "relaxed"]
 Severity = Literal["error", "warning"]
@@ -88,9 +88,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Example:
-    """A cell's completion beside the baseline's completion of the same problem and sample."""
+    """A completion of a cell or a variant beside the baseline's completion of the same problem and sample."""
 
-    cell: Cell
+    cell: Subject
     problem_id: str
     sample_id: int
     question: str
@@ -119,6 +119,12 @@ class Provenance:
     """Generated tokens per second of generation; None where it is not known."""
     remarks: tuple[str, ...] = ()
     """Sentences on how the completions were made that a reader should know, such as on several kinds of device."""
+    host: str = ""
+    """The machine that computed the figures: processor, cores, memory, system."""
+    checkpoint: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the checkpoint by what they are of, and its precision."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprint of each condition by what it is called."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Reads of the database. Tables come back as Arrow, in the schema and order of their key."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -11,6 +11,15 @@ from backtracking_assets.storage.database import DEFAULT_WAIT, reading
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import Key, conform, keys_of
 from backtracking_assets.storage.tables import TABLES
+
+ScanTable = Literal[
+    "lens_positions",
+    "lens_summaries",
+    "scan_positions",
+    "component_effects",
+    "component_summaries",
+    "selected_components",
+]
 
 
 def cells(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
@@ -95,6 +104,36 @@ def checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     return _rows(layout, "checks", {}, wait)
 
 
+def variants(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """All prompt variants that were linked to a condition."""
+    return _rows(layout, "variants", {}, wait)
+
+
+def variant_metrics(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The metrics of all prompt variants, each computed from the variant as it is now."""
+    return _rows(layout, "variant_metrics", {}, wait)
+
+
+def variant_checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The outcomes of the checks of all prompt variants."""
+    return _rows(layout, "variant_checks", {}, wait)
+
+
+def formatting(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The prompt variants side by side; computed from what its `inputs_digest` stands for."""
+    return _rows(layout, "formatting", {}, wait)
+
+
+def condition_comparison(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """Baseline, targeted subset and random controls side by side; see `formatting`."""
+    return _rows(layout, "condition_comparison", {}, wait)
+
+
+def backtracking_accuracy(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """Backtracking against accuracy in the baseline of each prompt variant; see `formatting`."""
+    return _rows(layout, "backtracking_accuracy", {}, wait)
+
+
 def continuation_positions(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """What the continuation ablation measured at each position."""
     return _rows(layout, "continuation_positions", {}, wait)
@@ -108,6 +147,11 @@ def continuation_samples(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> 
 def continuation_summaries(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """The continuation ablation in figures, computed from the baseline as it is now."""
     return _rows(layout, "continuation_summaries", {}, wait)
+
+
+def scan_table(layout: StoreLayout, name: ScanTable, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """A table of phase 1's scan, whole."""
+    return _rows(layout, name, {}, wait)
 
 
 def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:

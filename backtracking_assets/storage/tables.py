@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from backtracking_assets.phase1_records import BACKTRACKING_ACCURACY, CONDITION_COMPARISON, FORMATTING
 from backtracking_assets.records import (
     CHECKS,
     COMPARISONS,
@@ -15,8 +16,17 @@ from backtracking_assets.records import (
     DETECTIONS,
     METRICS,
 )
+from backtracking_assets.scan_records import (
+    COMPONENT_EFFECTS,
+    COMPONENT_SUMMARIES,
+    LENS_POSITIONS,
+    LENS_SUMMARIES,
+    SCAN_POSITIONS,
+    SELECTED_COMPONENTS,
+)
+from backtracking_assets.variant_records import VARIANT_CHECKS, VARIANT_METRICS, VARIANTS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a table or a view."""
 
 _STRING, _INT32, _INT64, _DOUBLE, _BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -114,6 +124,18 @@ TABLES: dict[str, Table] = {
             CONTINUATION_SUMMARIES,
             ("layer_subset", "scale", "kind", "scaled_at", "measure"),
         ),
+        Table("lens_positions", LENS_POSITIONS, (*COMPLETION_KEY, "layer")),
+        Table("lens_summaries", LENS_SUMMARIES, ("layer", "measure")),
+        Table("scan_positions", SCAN_POSITIONS, COMPLETION_KEY),
+        Table("component_effects", COMPONENT_EFFECTS, (*COMPLETION_KEY, "layer", "component", "mode")),
+        Table("component_summaries", COMPONENT_SUMMARIES, ("layer", "component", "mode", "kind", "measure")),
+        Table("selected_components", SELECTED_COMPONENTS, ("component", "layer")),
+        Table("variants", VARIANTS, ("variant",)),
+        Table("variant_metrics", VARIANT_METRICS, ("variant", "metric")),
+        Table("variant_checks", VARIANT_CHECKS, ("variant", "asset", "name")),
+        Table("formatting", FORMATTING, ("variant", "metric")),
+        Table("condition_comparison", CONDITION_COMPARISON, ("layer_subset", "scale", "metric")),
+        Table("backtracking_accuracy", BACKTRACKING_ACCURACY, ("variant", "completions", "figure")),
     )
 }
 

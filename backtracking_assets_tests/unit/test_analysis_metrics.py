@@ -60,6 +60,10 @@ def test_every_measure_is_taken_with_its_denominator() -> None:
         "strict_rate": (detections.has_strict.mean(), 80),
         "strict_per_1000_tokens": (1000 * detections.n_strict.sum() / n_tokens.sum(), n_tokens.sum()),
         "accuracy": (detections.correct.mean(), 80),
+        "accuracy_of_answered": (
+            detections.correct.sum() / (detections.verdict != "no_answer").sum(),
+            (detections.verdict != "no_answer").sum(),
+        ),
         "mean_tokens": (n_tokens.mean(), 80),
         "truncated_share": (0, 80),
     }
