@@ -1,7 +1,7 @@
 """What a report is made from: frames of the shared schemas, and the facts around them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Cell, FinishReason, Verdict
+from backtracking_assets.reporting.imported_contents import PublishedSection
 
 TriggerKind = Literal["strict", "relaxed"]
 Severity = Literal["error", "warning"]
@@ -221,3 +222,4 @@ class SweepReport:
     """Digest of the cells that the page was made from."""
     provenance: Provenance
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")
+    published: PublishedSection = field(default_factory=PublishedSection)

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from backtracking_assets.imported_records import (
+    IMPORTED_EVENTS,
+    IMPORTED_FAULTS,
+    IMPORTED_FIGURES,
+    IMPORTED_RUNS,
+    IMPORTED_UNREADABLE,
+)
 from backtracking_assets.records import (
     CHECKS,
     COMPARISONS,
@@ -16,7 +23,7 @@ from backtracking_assets.records import (
     METRICS,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a table or a view."""
 
 _STRING, _INT32, _INT64, _DOUBLE, _BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -114,6 +121,11 @@ TABLES: dict[str, Table] = {
             CONTINUATION_SUMMARIES,
             ("layer_subset", "scale", "kind", "scaled_at", "measure"),
         ),
+        Table("imported_runs", IMPORTED_RUNS, ("run_id",)),
+        Table("imported_events", IMPORTED_EVENTS, ("run_id", "condition", "variant", "example_id", "sample_id")),
+        Table("imported_figures", IMPORTED_FIGURES, ("run_id", "file", "entry", "measure", "denominator")),
+        Table("imported_faults", IMPORTED_FAULTS, ("run_id", "fault")),
+        Table("imported_unreadable", IMPORTED_UNREADABLE, ("run_id", "file", "place")),
     )
 }
 
