@@ -17,6 +17,7 @@ __all__ = [
     "ExperimentError",
     "HeldDatabaseError",
     "ProblemFileError",
+    "RunFolderError",
     "StorageError",
     "UnwritableError",
     "did_you_mean",
@@ -52,6 +53,10 @@ class StorageError(BacktrackingError):
 
 class BundleError(BacktrackingError):
     """A bundle, or the place where it lies, cannot be used."""
+
+
+class RunFolderError(BacktrackingError):
+    """A run folder of another study cannot be imported; nothing of it was stored."""
 
 
 class HeldDatabaseError(StorageError):

@@ -8,6 +8,7 @@ import pyarrow as pa
 from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.analysis.triggers import find_events
 from backtracking_assets.assets.continuation_contents import continuation_report
+from backtracking_assets.assets.imported_contents import published_section
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.assets.provenance import provenance, with_sources
 from backtracking_assets.assets.status import CellStatus, planned_status
@@ -117,6 +118,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
             {str(cell.cell): cell.fingerprint for cell in stored},
         ),
         continuation=continuation_report(opened),
+        published=published_section(opened.layout, experiment),
     )
 
 

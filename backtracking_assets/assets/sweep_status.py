@@ -17,6 +17,7 @@ from backtracking_assets.assets.stored_cells import (
 )
 from backtracking_assets.conditions import digest
 from backtracking_assets.records import Cell
+from backtracking_assets.storage.imported_runs import imported_digests
 from backtracking_assets.storage.overview import Comparison, Overview
 
 
@@ -61,7 +62,7 @@ def sweep_status(opened: OpenExperiment) -> SweepStatus:
     shown = {str(status.cell): status.version for status in statuses if status.state == "done"}
     compared = sorted({str(comparison.cell) for comparison in held.comparisons})
     planned, continued = [str(status.cell) for status in statuses], stored_digest(opened)
-    version = digest([digest_of_cells(shown), planned, compared, continued])
+    version = digest([digest_of_cells(shown), planned, compared, continued, imported_digests(opened.layout)])
     return SweepStatus(statuses, shown, version, _page(opened, shown, version), _comparisons(opened, held))
 
 

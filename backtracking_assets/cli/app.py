@@ -31,6 +31,8 @@ UrlArgument = Annotated[
     str, typer.Argument(metavar="URL", help="A folder, s3://bucket/prefix or hf://datasets/user/name.")
 ]
 DEFAULT = "organism"
+STUDIED = "deepseek_r1_distill_qwen_1_5b"
+"""The experiment of the reference study's model."""
 
 
 def main() -> None:
@@ -135,6 +137,26 @@ def report(experiment: ExperimentArgument = DEFAULT) -> None:
     from backtracking_assets.cli.sweep import write_report
 
     sys.exit(write_report(experiment, Console()))
+
+
+@app.command("import-run")
+def import_run(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder of one run of the reference study's layout.")
+    ],
+    experiment: ExperimentArgument = STUDIED,
+    phase1: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The phase 1 run that it went out from: its folder, or its id if imported."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Import nothing where a row or a value cannot be read.")
+    ] = False,
+) -> None:
+    """Read a run of the reference study into the database, beside what was measured here."""
+    from backtracking_assets.cli.import_run import run_import
+
+    sys.exit(run_import(folder, experiment, phase1, strict, Console()))
 
 
 @app.command()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Cell, FinishReason, Subject, Verdict
+from backtracking_assets.reporting.imported_contents import PublishedSection
 
 TriggerKind = Literal["strict", "relaxed"]
 Severity = Literal["error", "warning"]
@@ -227,3 +228,4 @@ class SweepReport:
     """Digest of the cells that the page was made from."""
     provenance: Provenance
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")
+    published: PublishedSection = field(default_factory=PublishedSection)

@@ -19,6 +19,7 @@ from backtracking_assets.reporting.formats import (
 )
 from backtracking_assets.reporting.measured import SweepIndex, index_sweep
 from backtracking_assets.reporting.page import Picture, embed, failed_checks, render_page
+from backtracking_assets.reporting.published import published_values
 from backtracking_assets.reporting.tables import result_table
 
 
@@ -67,6 +68,7 @@ def render_sweep_report(report: SweepReport) -> str:
         lowest_scale=index.lowest_scale,
         warned=warned,
         continuation_section=_continuation(report.continuation),
+        published_section=published_values(report.published, index),
         any_checks=any(planned.checks for planned in report.cells),
     )
 

@@ -93,6 +93,11 @@ class StoreLayout:
         """The manifest and the documents of the bundle that was pulled last."""
         return self.root / "pulled"
 
+    @property
+    def imported(self) -> Path:
+        """Runs of other studies, a folder each."""
+        return self.root / "imported"
+
     def prepare(self) -> None:
         """Make the folders.
 

@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from backtracking_assets.imported_records import (
+    IMPORTED_EVENTS,
+    IMPORTED_FAULTS,
+    IMPORTED_FIGURES,
+    IMPORTED_RUNS,
+    IMPORTED_UNREADABLE,
+)
 from backtracking_assets.phase1_records import BACKTRACKING_ACCURACY, CONDITION_COMPARISON, FORMATTING
 from backtracking_assets.records import (
     CHECKS,
@@ -136,6 +143,11 @@ TABLES: dict[str, Table] = {
         Table("formatting", FORMATTING, ("variant", "metric")),
         Table("condition_comparison", CONDITION_COMPARISON, ("layer_subset", "scale", "metric")),
         Table("backtracking_accuracy", BACKTRACKING_ACCURACY, ("variant", "completions", "figure")),
+        Table("imported_runs", IMPORTED_RUNS, ("run_id",)),
+        Table("imported_events", IMPORTED_EVENTS, ("run_id", "condition", "variant", "example_id", "sample_id")),
+        Table("imported_figures", IMPORTED_FIGURES, ("run_id", "file", "entry", "measure", "denominator")),
+        Table("imported_faults", IMPORTED_FAULTS, ("run_id", "fault")),
+        Table("imported_unreadable", IMPORTED_UNREADABLE, ("run_id", "file", "place")),
     )
 }
 

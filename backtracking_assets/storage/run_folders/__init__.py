@@ -1,0 +1,1 @@
+"""Run folders of the reference study's layout: reading them, whatever stands in their files."""
