@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from backtracking_assets.records import Component, Problem
 
@@ -14,13 +15,63 @@ GENERATOR_VERSION = "1"
 
 
 class Intervention(BaseModel):
-    """Scaling of block outputs before they are added to the residual stream, at decode steps only."""
+    """What acts at decode steps only, so that the prompt is read unchanged.
+
+    Either block outputs are scaled before they are added to the residual stream, towards zero or towards their means, or
+    the logits of the trigger tokens are moved by the logarithm of the scale.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     components: tuple[tuple[int, Component], ...]
-    """Pairs (layer, component), sorted, without repetition."""
+    """Pairs (layer, component), sorted, without repetition; none where logits are moved."""
     scale: float
+    means_digest: str | None = None
+    """Of the components' mean outputs, towards which is scaled; None is towards zero, and not in the digest."""
+    trigger_ids: tuple[int, ...] | None = None
+    """Tokens whose logits are moved, sorted; None where components are scaled, and not in the digest."""
+
+    @property
+    def n_acting(self) -> int:
+        """What acts in one decode step: each component once, or the move of the logits."""
+        return len(self.components) if self.trigger_ids is None else 1
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Conditions that were stored before there were such interventions keep their fingerprints.
+        return {key: value for key, value in serialize(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a layer subset acts on, whatever the scale."""
+
+    components: tuple[tuple[int, Component], ...] = ()
+    means_digest: str | None = None
+    trigger_tokens: Mapping[int, str] | None = None
+    """Id and text of the tokens whose logits are moved; None where components are scaled."""
+
+    def at(self, scale: float) -> Intervention:
+        """The intervention at a scale, 1.0 included, where it changes nothing."""
+        ids = None if self.trigger_tokens is None else tuple(sorted(self.trigger_tokens))
+        return Intervention(
+            components=tuple(sorted(set(self.components))),
+            scale=float(scale),
+            means_digest=self.means_digest,
+            trigger_ids=ids,
+        )
+
+    def names(self) -> list[str]:
+        """Its parts as people write them, such as `attention.15`, `attention towards mean.15`, `odds of token.'Wait'`."""
+        towards = "" if self.means_digest is None else " towards mean"
+        scaled = [f"{component}{towards}.{layer}" for layer, component in sorted(set(self.components))]
+        return scaled + [f"odds of token.{text!r}" for _, text in sorted((self.trigger_tokens or {}).items())]
+
+    @property
+    def digest(self) -> str:
+        """Digest of all of it; of components that are scaled towards zero, of their pairs alone."""
+        facts = self.at(0.0).model_dump(mode="json")
+        return digest(facts["components"] if len(facts) == 2 else {**facts, "scale": None})
 
 
 class Condition(BaseModel):
@@ -56,12 +107,17 @@ class Condition(BaseModel):
         return self.model_dump(mode="json", exclude={"assistant_prefix"} if self.assistant_prefix is None else None)
 
 
-def canonical_intervention(components: Iterable[tuple[int, Component]], scale: float) -> Intervention | None:
+def canonical_intervention(
+    components: Iterable[tuple[int, Component]],
+    scale: float,
+    *,
+    means_digest: str | None = None,
+    trigger_ids: Iterable[int] | None = None,
+) -> Intervention | None:
     """The intervention in the one form that is fingerprinted; None where it would change nothing."""
-    pairs = tuple(sorted(set(components)))
-    if not pairs or scale == 1.0:
-        return None
-    return Intervention(components=pairs, scale=float(scale))
+    tokens = None if trigger_ids is None else dict.fromkeys(trigger_ids, "")
+    intervention = Composition(tuple(components), means_digest, tokens).at(scale)
+    return None if scale == 1.0 or not (intervention.components or intervention.trigger_ids) else intervention
 
 
 def canonical_json(value: Any) -> str:

@@ -5,7 +5,6 @@ scaled, and which predicts the next token. The reading of a batch of prefixes is
 """
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +14,7 @@ from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.forward_passes import decode_step, prefill
-from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
+from backtracking_assets.models.interventions import Means, Scaling, applied, decoder_layers
 from backtracking_assets.models.memory import out_of_memory_facts
 from backtracking_assets.models.sampling import continuation_keys, row_keys, sample
 from backtracking_assets.models.slot_cache import SlotCache, left_padded
@@ -77,6 +76,8 @@ class ReadingSettings:
     trigger_ids: Collection[int]
     stop_ids: frozenset[int]
     pad_id: int
+    means: Means | None = None
+    """Those that interventions scale towards, where one does."""
     settled: Settled = field(default=lambda index, tokens: False)
     """Ends a continuation early; saves work and must not change what is read from it."""
 
@@ -106,11 +107,7 @@ def continue_prefixes(
         with torch.inference_mode():
             batch = _Batch(model, prefixes, reading)
             for intervention in interventions:
-                with ExitStack() as stack:
-                    scaling: Scaling | None = None
-                    if intervention is not None:
-                        hooks = scaled(model, intervention.components, intervention.scale)
-                        scaling = stack.enter_context(hooks)
+                with applied(model, intervention, reading.means) as scaling:
                     outcomes.append(batch.outcome(scaling))
     except torch.OutOfMemoryError as error:
         raise BacktrackingError(

@@ -40,7 +40,7 @@ def decode_step(
     columns: torch.Tensor,
     scaling: Scaling | None,
 ) -> torch.Tensor:
-    """One token more of every row, scaled if a scaling is given; logits `[rows, vocab]`.
+    """One token more of every row, intervened on if a scaling is given; logits `[rows, vocab]`.
 
     Args:
         tokens: `[rows]`.
@@ -62,9 +62,11 @@ def decode_step(
         logits_to_keep=1,
     )
     cache.advance(1)
-    if scaling is not None:
-        _check_firings(model, scaling)
-    return output.logits[:, -1]
+    logits = output.logits[:, -1]
+    if scaling is None:
+        return logits
+    _check_firings(model, scaling)
+    return scaling.on_logits(logits)
 
 
 def _check_firings(model: PreTrainedModel, scaling: Scaling) -> None:

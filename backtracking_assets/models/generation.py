@@ -6,7 +6,7 @@ machine, so a chunk made again on the same kind of machine gives the same bytes.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.forward_passes import decode_step, prefill
-from backtracking_assets.models.interventions import Scaling, decoder_layers, scaled
+from backtracking_assets.models.interventions import Means, Scaling, applied, decoder_layers
 from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts, release_memory
 from backtracking_assets.models.sampling import row_keys, sample
 from backtracking_assets.models.slot_cache import SlotCache, left_padded
@@ -52,7 +52,7 @@ class Generated:
     token_ids: list[int]
     finish_reason: FinishReason
     n_firings: int
-    """Scaled components, summed over the decode steps that this completion took part in."""
+    """What acted, scaled components or the move of the logits, summed over the completion's decode steps."""
     batch_rows: int
     """Completions that were batched together, this one among them."""
 
@@ -79,6 +79,7 @@ def generate(
     *,
     stop_ids: frozenset[int],
     pad_id: int,
+    means: Means | None = None,
     on_step: OnStep | None = None,
 ) -> Batch:
     """Generate the completions of one chunk.
@@ -93,6 +94,7 @@ def generate(
         model: a causal language model whose attention is `slot_cache.grouped_attention`.
         intervention: None for the baseline.
         stop_ids: tokens that end a completion; they are kept as its last token.
+        means: those that the intervention scales towards, if it does.
         on_step: told how far the chunk is, about once a second. What it raises ends the chunk.
 
     Raises:
@@ -103,10 +105,7 @@ def generate(
     started = time.perf_counter()
     finished: list[Generated] = []
     steps, size = 0, len(requests)
-    with ExitStack() as stack, torch.inference_mode():
-        scaling: Scaling | None = None
-        if intervention is not None:
-            scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
+    with torch.inference_mode(), applied(model, intervention, means) as scaling:
         while len(finished) < len(requests):
             part = requests[len(finished) : len(finished) + size]
             tell = _told_of_chunk(on_step, steps, len(requests) - len(finished) - len(part))
@@ -145,6 +144,7 @@ def replay(
     intervention: Intervention | None,
     *,
     pad_id: int,
+    means: Means | None = None,
     watching: Callable[[nn.Module], AbstractContextManager[Callable[[int], bool]]],
 ) -> None:
     """Run a completion's tokens through the model as `generate` did, in a batch of its own.
@@ -156,11 +156,7 @@ def replay(
     Raises:
         BacktrackingError: see `generate`.
     """
-    with ExitStack() as stack, torch.inference_mode():
-        scaling: Scaling | None = None
-        if intervention is not None:
-            scaling = stack.enter_context(scaled(model, intervention.components, intervention.scale))
-        seen_enough = stack.enter_context(watching(model))
+    with torch.inference_mode(), applied(model, intervention, means) as scaling, watching(model) as seen_enough:
         row = Generated(request, [], "length", 0, 1)
         decoding = _Decoding(model, [row], sampling, stop_ids=frozenset(), pad_id=pad_id)
         decoding._prefill()
@@ -271,5 +267,5 @@ class _Decoding:
         if scaling is not None:
             for row, ended in zip(self.rows, self.ended, strict=True):
                 if not ended:
-                    row.n_firings += scaling.firings.total()
+                    row.n_firings += scaling.n_fired
         return logits

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.generation import Request, replay
-from backtracking_assets.models.interventions import component_module, decoder_layers
+from backtracking_assets.models.interventions import Means, component_module, decoder_layers
 from backtracking_assets.records import Component
 
 _COMPONENTS: tuple[Component, ...] = ("attention", "mlp")
@@ -26,6 +26,7 @@ def origin_of_non_finite(
     intervention: Intervention | None,
     *,
     pad_id: int,
+    means: Means | None = None,
 ) -> str:
     """A sentence on where the non-finite logits of a completion come from.
 
@@ -47,7 +48,7 @@ def origin_of_non_finite(
 
             yield seen_enough
 
-    replay(model, request, token_ids, sampling, intervention, pad_id=pad_id, watching=watching)
+    replay(model, request, token_ids, sampling, intervention, pad_id=pad_id, means=means, watching=watching)
     which = f"of problem {request.problem_id!r}, sample {request.sample_id}"
     if not found:
         return f"The completion {which} is finite throughout when it is run alone."
