@@ -96,9 +96,9 @@ def rate(events: Values, exposures: Values, clusters: Clusters, *, per: float, c
     The variance is the linearized one of a ratio of cluster totals (Cochran 1977, section 6.3), with k = estimate^2 /
     variance the effective number of events. The interval holds the rates x at which (estimate - x)^2 is at most t^2
     times a Poisson's variance of as many events, x estimate / k (Wilson's construction; for a plain Poisson count
-    Barker 2002, The American Statistician 56(2), 85-89), which reaches further up than down where events are few. Degrees of freedom:
-    `_quantile`. Without any event no variance can be seen: the upper end is then the exact Poisson one, as if each
-    cluster's rows were a single one. With a single cluster there is no interval.
+    Barker 2002, The American Statistician 56(2), 85-89), which reaches further up than down where events are few.
+    Degrees of freedom: `_quantile`. Without any event no variance can be seen: the upper end is then the exact Poisson
+    one, as if each cluster's rows were a single one. With a single cluster there is no interval.
     """
     method = "ratio of sums, score on effective events"
     top, bottom = _cluster_sums(clusters, events, exposures)
@@ -151,9 +151,9 @@ def paired_difference(
     """A condition's ratio of sums minus its baseline's, over the same rows.
 
     Interval: percentiles of a bootstrap over clusters (Davison and Hinkley 1997, section 3.8), expanded so that the
-    normal tail becomes that of t (Hesterberg 2015, The American Statistician 69(4), 371-386; degrees of freedom: `_quantile`). Where every resample
-    gives the same difference, that of a share may still be off by the upper Wilson bound for 0 of so many clusters,
-    and that of a rate has no interval.
+    normal tail becomes that of t (Hesterberg 2015, The American Statistician 69(4), 371-386; degrees of freedom:
+    `_quantile`). Where every resample gives the same difference, that of a share may still be off by the upper Wilson
+    bound for 0 of so many clusters, and that of a rate has no interval.
 
     p-value: two-sided, by sign flips over clusters. What is flipped is a cluster's contribution
     u = (n1 - R d1) / D1 - (n0 - R d0) / D0, where R is the ratio of both conditions together; the contributions sum
