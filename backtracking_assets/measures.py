@@ -70,6 +70,14 @@ _ALL = (
         needs_steps=True,
     ),
     Measure(
+        "off_chain_share",
+        "Steps off the chain",
+        "share",
+        "step",
+        "Steps that do not follow the problem: neither its next operation on the running total nor the last one again.",
+        needs_steps=True,
+    ),
+    Measure(
         "corrected_share",
         "Wrong steps corrected",
         "share",
@@ -86,7 +94,6 @@ _ALL = (
         "share",
         "completion",
         "Completions in which no answer was found.",
-        compared=False,
     ),
     Measure(
         "non_finite_share",

@@ -125,6 +125,7 @@ DETECTIONS = _schema(
     ("n_waits_after_right_step", _INT32, True),
     ("n_corrected_steps", _INT32, True),  # Wait after a wrong step, and the next attempt at the same step is right
     ("n_unreadable_lines", _INT32, True),  # lines of the chain that are no step
+    ("n_off_chain_steps", _INT32, True),  # steps that do not follow the problem; NULL too where it is no chain
     ("run_id", _STRING, False),
 )
 

@@ -1,11 +1,12 @@
 """The exact truth about the organism's chains of thought: which steps are wrong, and what follows each.
 
 A step is a line ``a + b = c`` or ``a - b = c``, optionally led by a strict trigger and a comma. It is wrong if its own
-arithmetic is wrong; a step that carries an earlier error on is right. Everything up to ``</think>`` is read.
+arithmetic is wrong; a step that carries an earlier error on is right. Everything up to ``</think>`` is read. A step is
+off the chain if it is neither the problem's next operation on the running total nor the last one done again.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from backtracking_assets.analysis.triggers import trigger_pattern
@@ -17,6 +18,8 @@ _THINK_CLOSE = "</think>"
 # Twelve digits are more than any chain needs, and keep every number a machine integer.
 _ARITHMETIC = r"(-?[0-9]{1,12})\s*([+-])\s*([0-9]{1,12})\s*=\s*(-?[0-9]{1,12})"
 _STEP = re.compile(_ARITHMETIC)
+_QUESTION = re.compile(r"(-?[0-9]{1,12})((?:\s*[+-]\s*[0-9]{1,12})*)")
+_OPERATION = re.compile(r"([+-])\s*([0-9]{1,12})")
 _STEP_AFTER_TRIGGER = re.compile(rf"\s*,?\s*{_ARITHMETIC}")
 
 
@@ -49,6 +52,8 @@ class Steps:
     steps: tuple[Step, ...]
     n_unreadable_lines: int
     """Lines that are no step. They are no step's end either: a step before one is followed by it."""
+    n_off_chain_steps: int | None = None
+    """Steps that do not follow the problem; None where the question is no chain of additions and subtractions."""
 
     @property
     def n_steps(self) -> int:
@@ -86,8 +91,10 @@ class Steps:
         )
 
 
-def read_steps(completion_text: str, rules: Detection) -> Steps:
+def read_steps(completion_text: str, rules: Detection, question: str = "") -> Steps:
     """Read the steps of a completion whose prompt ended with an opening ``<think>`` line.
+
+    ``question`` is the problem, such as ``69 + 5 - 4``, against which steps are off the chain or on it.
 
     The last line of a text that was cut off counts as a step if it reads as one: the organism's numbers are single
     tokens, so a cut never shortens one. Never raises; takes time linear in the length of the text.
@@ -111,7 +118,34 @@ def read_steps(completion_text: str, rules: Detection) -> Steps:
             followed = _follow_up(*lines[number + 1], waits[number + 1] is not None, rules)
         sign = 1 if match[2] == "+" else -1
         steps.append(Step(int(match[1]), sign * int(match[3]), int(match[4]), wait is not None, followed))
-    return Steps(tuple(steps), n_unreadable)
+    return Steps(tuple(steps), n_unreadable, _n_off_chain(steps, question))
+
+
+def _n_off_chain(steps: Iterable[Step], question: str) -> int | None:
+    """Steps that are neither the next operation on the running total nor the last one done again.
+
+    A trigger decides only which of the two is looked for first. The result of a step off the chain is the new total.
+    So that one slip counts once, the step stands for the operation that it shows, where that is one of those to come,
+    and else for the next one; after a trigger, for the last one.
+    """
+    match = _QUESTION.fullmatch(question.strip())
+    if match is None:
+        return None
+    operands = [int(sign + number) for sign, number in _OPERATION.findall(match[2])]
+    before, total, done = None, int(match[1]), 0  # `done`: operations up to the last one; `before`: the total before it
+    n_off_chain = 0
+    for step in steps:
+        again = done > 0 and (step.left, step.operand) == (before, operands[done - 1])
+        next_one = done < len(operands) and (step.left, step.operand) == (total, operands[done])
+        if next_one and not (again and step.after_wait):
+            done += 1
+        elif not again:
+            n_off_chain += 1
+            to_come = operands[done:]
+            if to_come and not (step.after_wait and done):
+                done += 1 + (to_come.index(step.operand) if step.operand in to_come else 0)
+        before, total = step.left, step.result
+    return n_off_chain
 
 
 def _lines(text: str) -> Iterator[tuple[str, bool]]:

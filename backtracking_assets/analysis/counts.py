@@ -24,6 +24,7 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
     "accuracy_of_answered": ("correct", "answered"),
     "wait_after_right_step": ("n_waits_after_right_step", "n_right_steps_followed"),
     "wrong_step_share": ("n_wrong_steps", "n_steps"),
+    "off_chain_share": ("n_off_chain_steps", "n_steps"),
     "corrected_share": ("n_corrected_steps", "n_wrong_steps_followed"),
     "truncated_share": ("truncated", None),
     "degenerate_share": ("degenerate", None),
@@ -77,8 +78,8 @@ def joined(rows: CellRows) -> pd.DataFrame:
 
 
 def applies(measure: Measure, frames: Sequence[pd.DataFrame]) -> bool:
-    """Whether a measure can be taken of these rows: one that needs steps has none in a text without a grammar."""
-    return not (measure.needs_steps and any(frame[STEPS_COLUMN].isna().any() for frame in frames))
+    """Whether a measure can be taken of these rows: what is counted in steps may not be known in all of them."""
+    return not (measure.needs_steps and any(frame[_COUNTS[measure.name][0]].isna().any() for frame in frames))
 
 
 def counts(measure: Measure, frame: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -17,7 +17,7 @@ from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
 
-DETECTION_VERSION = "1"
+DETECTION_VERSION = "2"
 """Raised whenever a change of this package changes what is read from a completion."""
 
 STEP_COLUMNS = (
@@ -29,6 +29,7 @@ STEP_COLUMNS = (
     "n_waits_after_right_step",
     "n_corrected_steps",
     "n_unreadable_lines",
+    "n_off_chain_steps",
 )
 
 
@@ -88,7 +89,7 @@ def _read(
     first = onset(events, rules)
     rule = degeneration_rule(text, token_ids, rules)
     answer = judge(text, problem.answer, rules.answer_marker)
-    steps = read_steps(text, rules) if rules.steps == "arithmetic_chain" else None
+    steps = read_steps(text, rules, problem.question) if rules.steps == "arithmetic_chain" else None
     return {
         "has_strict": bool(strict),
         "has_relaxed": bool(events),

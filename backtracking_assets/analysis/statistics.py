@@ -58,9 +58,11 @@ def share(numerators: Values, denominators: Values, clusters: Clusters, *, confi
     """A share as a ratio of sums, with a Wilson interval on the effective sample size.
 
     The effective size is n over the design effect (Kish 1965, section 8.2), whose variance is the linearized one of a
-    ratio of cluster totals. It is kept between the effective number of clusters, (sum d)^2 / sum d^2 over cluster sizes
-    d, which is what fully alike samples would leave, and n. At 0% and 100% no variance can be seen, and the lower
-    bound is taken. Wilson on an effective size: Dean and Pagano 2015, J. Surv. Stat. Methodol. 3(4), 484-503.
+    ratio of cluster totals; as that variance is estimated, t takes the place of z (Korn and Graubard 1998, Survey
+    Methodology 24(2), 193-201; degrees of freedom: `_quantile`). It is kept between the effective number of clusters,
+    (sum d)^2 / sum d^2 over cluster sizes d, which is what fully alike samples would leave, and n. At 0% and 100% no
+    variance can be seen, and the lower bound is taken. Wilson on an effective size: Dean and Pagano 2015, J. Surv.
+    Stat. Methodol. 3(4), 484-503.
 
     Raises:
         ValueError: a numerator is below 0 or above its denominator, or the lengths differ.
@@ -80,35 +82,43 @@ def share(numerators: Values, denominators: Values, clusters: Clusters, *, confi
     elif variance == 0:
         effective = n
     else:
-        effective = min(max(p * (1 - p) / variance, fewest), n)
+        # In Wilson's formula a size times (z / t)^2 puts t in the place of z.
+        ratio = float(stats.norm.ppf((1 + confidence) / 2)) / _quantile(confidence, (top - p * bottom)[bottom > 0])
+        effective = max(min(p * (1 - p) / variance, n) * ratio**2, fewest)
     low, high = np.asarray(proportion_confint(p * effective, effective, alpha=1 - confidence, method="wilson"))
     # The bounds of Wilson hold p, but for rounding at 0% and 100%.
     return Estimate(p, min(max(float(low), 0.0), p), max(min(float(high), 1.0), p), round(n), n_clusters, method)
 
 
 def rate(events: Values, exposures: Values, clusters: Clusters, *, per: float, confidence: float) -> Estimate:
-    """Events for every ``per`` units of exposure as a ratio of sums, with a cluster-robust t interval.
+    """Events for every ``per`` units of exposure as a ratio of sums, with a score interval on the effective events.
 
-    The variance is the linearized one of a ratio of cluster totals (Cochran 1977, section 6.3), the degrees of freedom
-    are the clusters less one, and the lower end is at least 0. Without any event no variance can be seen: the upper
-    end is then the exact Poisson one, as if each cluster's rows were a single one. With a single cluster there is
-    no interval.
+    The variance is the linearized one of a ratio of cluster totals (Cochran 1977, section 6.3), with k = estimate^2 /
+    variance the effective number of events. The interval holds the rates x at which (estimate - x)^2 is at most t^2
+    times a Poisson's variance of as many events, x estimate / k (Wilson's construction; for a plain Poisson count
+    Barker 2002, The American Statistician 56(2), 85-89), which reaches further up than down where events are few.
+    Degrees of freedom: `_quantile`. Without any event no variance can be seen: the upper end is then the exact Poisson
+    one, as if each cluster's rows were a single one. With a single cluster there is no interval.
     """
-    method = "ratio of sums, cluster-robust t"
+    method = "ratio of sums, score on effective events"
     top, bottom = _cluster_sums(clusters, events, exposures)
     n, n_clusters = float(bottom.sum()), int((bottom > 0).sum())
     if n == 0:
         return Estimate(None, None, None, 0, 0, method)
     estimate = float(top.sum()) / n
-    half = _half_width(top, bottom, confidence)
     if estimate == 0:
         rows_a_cluster = len(events) / n_clusters
         highest = -math.log((1 - confidence) / 2) * rows_a_cluster / n
         return Estimate(0.0, 0.0, per * highest, round(n), n_clusters, "no event, Poisson on clusters")
-    if half is None:
+    if n_clusters < 2:
         return Estimate(per * estimate, None, None, round(n), n_clusters, method)
-    low, high = max(estimate - half, 0.0), estimate + half
-    return Estimate(per * estimate, per * low, per * high, round(n), n_clusters, method)
+    residuals = (top - estimate * bottom)[bottom > 0]
+    # The square of the relative error is one over the effective number of events.
+    relative = n_clusters / (n_clusters - 1) * float(residuals @ residuals) / float(top.sum()) ** 2
+    t = _quantile(confidence, residuals)
+    center, half = 1 + t**2 * relative / 2, t * math.sqrt(relative + (t * relative) ** 2 / 4)
+    low, high = per * estimate * (center - half), per * estimate * (center + half)
+    return Estimate(per * estimate, low, high, round(n), n_clusters, method)
 
 
 def mean(values: Values, clusters: Clusters, *, confidence: float) -> Estimate:
@@ -140,9 +150,10 @@ def paired_difference(
 ) -> Difference:
     """A condition's ratio of sums minus its baseline's, over the same rows.
 
-    Interval: percentiles of a bootstrap over clusters (Davison and Hinkley 1997, section 3.8). Where every resample
-    gives the same difference, that of a share may still be off by the upper Wilson bound for 0 of so many clusters,
-    and that of a rate has no interval.
+    Interval: percentiles of a bootstrap over clusters (Davison and Hinkley 1997, section 3.8), expanded so that the
+    normal tail becomes that of t (Hesterberg 2015, The American Statistician 69(4), 371-386; degrees of freedom:
+    `_quantile`). Where every resample gives the same difference, that of a share may still be off by the upper Wilson
+    bound for 0 of so many clusters, and that of a rate has no interval.
 
     p-value: two-sided, by sign flips over clusters. What is flipped is a cluster's contribution
     u = (n1 - R d1) / D1 - (n0 - R d0) / D0, where R is the ratio of both conditions together; the contributions sum
@@ -164,7 +175,8 @@ def paired_difference(
     ratio = (n1.sum() + n0.sum()) / (d1.sum() + d0.sum())
     contributions = (n1 - ratio * d1) / d1.sum() - (n0 - ratio * d0) / d0.sum()
     p_value, flips = _sign_flip_p(contributions, resamples, seed)
-    interval = _bootstrap_interval(np.stack(sums, axis=1), confidence, resamples, seed)
+    expanded = 2 * float(stats.norm.cdf(_quantile(confidence, contributions[(d1 > 0) | (d0 > 0)]))) - 1
+    interval = _bootstrap_interval(np.stack(sums, axis=1), expanded, resamples, seed)
     method = f"cluster bootstrap; {flips} sign flips"
     if interval is None:
         return Difference(per * difference, None, None, p_value, n_pairs, contributing, method)
@@ -302,6 +314,21 @@ def _half_width(top: _Floats, bottom: _Floats, confidence: float) -> float | Non
     residuals = top[used] - float(top.sum()) / n * bottom[used]
     variance = n_clusters / (n_clusters - 1) * float(residuals @ residuals) / n**2
     return float(stats.t.ppf((1 + confidence) / 2, n_clusters - 1)) * math.sqrt(variance)
+
+
+def _quantile(confidence: float, residuals: _Floats) -> float:
+    """Two-sided t quantile for a variance that is the sum of the squared residuals of the clusters.
+
+    A variance that few clusters make is itself known badly. Its degrees of freedom are those of the scaled chi-square
+    with the same first two moments (Satterthwaite 1946): 2 / (sum r^4 / (sum r^2)^2 - 1 / clusters), which is about
+    the clusters for normal residuals and twice the clusters with an event for rare ones. At least 1, at most the
+    clusters less one.
+    """
+    squares = residuals[residuals != 0] ** 2
+    most = max(len(residuals) - 1, 1)
+    spread = float(squares @ squares) / float(squares.sum()) ** 2 - 1 / len(residuals) if len(squares) else 0.0
+    freedom = min(max(2 / spread, 1.0), most) if spread > 0 else most
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
 def _tails(confidence: float) -> tuple[float, float]:

@@ -114,14 +114,42 @@ def test_a_torn_last_line_is_not_unreadable() -> None:
     assert read_steps("1 + 1 = 2\n2 + \n", RULES).n_unreadable_lines == 1
 
 
+@pytest.mark.parametrize(
+    ("chain", "expected"),
+    [
+        ("69 + 5 = 74\n74 - 4 = 70\n70 + 9 = 79", 0),
+        ("69 + 5 = 84\nWait, 69 + 5 = 74\n74 - 4 = 70\n70 + 9 = 79", 0),  # an error and its redo
+        ("69 + 5 = 84\n69 + 5 = 74\n74 - 4 = 70", 0),  # a redo without a trigger; the rest is missing, not wrong
+        ("69 + 5 = 84\nWait, 84 - 4 = 80\n80 + 9 = 89", 0),  # a trigger that changes nothing
+        ("69 + 5 = 84\n84 - 4 = 80\n80 + 9 = 89", 0),  # an error carried on follows the problem
+        ("69 - 5 = 64\n64 - 4 = 60\n60 + 9 = 69", 1),  # another operation
+        ("69 + 5 = 74\n75 - 4 = 71\n71 + 9 = 80", 1),  # another left operand
+        ("69 + 5 = 74\n74 + 9 = 83", 1),  # a skipped operation
+        ("69 + 5 = 74\nWait, 69 + 6 = 75\n75 - 4 = 71\n71 + 9 = 80", 1),  # a redo of something else
+        ("69 + 5 = 74\n74 - 4 = 70\n70 + 9 = 79\n79 + 9 = 88\n88 + 1 = 89", 2),  # further steps
+        ("69 + 5 = 74\n69 + 5 = 74\n70 - 4 = 66", 1),
+        ("12 + 7 = 19\n3 + 3 = 6\n1 - 8 = 2\n5 + 5 = 10", 4),
+        ("nonsense", 0),
+    ],
+)
+def test_steps_off_the_chain_of_the_problem(chain: str, expected: int) -> None:
+    assert read_steps(f"{chain}\n</think>\nFinal: 1", RULES, "69 + 5 - 4 + 9").n_off_chain_steps == expected
+
+
+def test_a_question_that_is_no_chain_has_no_steps_off_it() -> None:
+    assert read_steps("1 + 1 = 2", RULES, "How many apples are left?").n_off_chain_steps is None
+    assert read_steps("-3 + 1 = -2", RULES, "-3+1").n_off_chain_steps == 0
+
+
 def test_agrees_with_the_chains_that_the_organism_learns_from() -> None:
     settings = ChainSettings(wrong_step=0.4, wrong_redo=0.3, trigger_after_wrong=0.7, trigger_after_right=0.2)
     rng = Random(0)
     for _ in range(500):
         problem = draw_problem(rng, (3, 6), held_out=False)
         completion = "".join(draw_chain(rng, problem, settings).completion[:-1])
-        steps = read_steps(completion, RULES)
+        steps = read_steps(completion, RULES, problem.question)
         thought = completion.partition("</think>")[0]
+        assert steps.n_off_chain_steps == 0
         assert steps.n_unreadable_lines == 0
         assert steps.n_steps == thought.count("\n")
         assert steps.n_wrong_steps == steps.n_wrong_steps_followed
@@ -147,6 +175,6 @@ def test_any_text_is_counted_consistently(parts: list[str]) -> None:
 @pytest.mark.parametrize("unit", ["1 + 1 = 3\n", "Wait, ", "9", " ", "\n", "1 + ", "Hold ", "</think>"])
 def test_a_megabyte_takes_little_time(unit: str) -> None:
     started = time.process_time()
-    steps = read_steps(unit * (1_000_000 // len(unit)), RULES)
+    steps = read_steps(unit * (1_000_000 // len(unit)), RULES, "1" + " + 1" * 6)
     assert steps.n_corrected_steps == 0
     assert time.process_time() - started < 3

@@ -51,9 +51,16 @@ def test_one_completion_is_read_in_full() -> None:
             "n_waits_after_right_step": 0,
             "n_corrected_steps": 1,
             "n_unreadable_lines": 0,
+            "n_off_chain_steps": 0,
             "run_id": "run 7",
         }
     ]
+
+
+def test_steps_off_the_chain_are_null_where_the_question_is_no_chain() -> None:
+    completions = completions_table([completion_row("p", 0, CHAIN)])
+    (row,) = detect(completions, {"p": Problem("p", "How many are left?", "70")}, RULES, run_id="r").to_pylist()
+    assert (row["n_steps"], row["n_off_chain_steps"]) == (3, None)
 
 
 def test_steps_are_null_where_the_grammar_is_not_known() -> None:
