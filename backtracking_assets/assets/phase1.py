@@ -61,7 +61,7 @@ def phase1_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             FORMATTING_VERSION,
             "Every measure of each prompt variant, and its paired difference to the sweep's own.",
             "variants_differ",
-            "Some measure differs between variants of different text; an error fails the run before anything is stored.",
+            "Some measure differs between variants of different text; else the run fails before anything is stored.",
             _variants_differ,
         ),
         _result_asset(
