@@ -6,6 +6,7 @@ import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
 from backtracking_assets.assets.continuation import continuation_assets
+from backtracking_assets.assets.phase1 import phase1_assets
 from backtracking_assets.assets.scan import scan_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
@@ -25,6 +26,7 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             *variant_assets(experiment),
             *cell_assets(experiment),
             *scan_assets(experiment),
+            *phase1_assets(experiment),
             *continuation_assets(experiment),
             *sweep_assets(experiment),
         ]

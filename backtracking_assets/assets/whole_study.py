@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from backtracking_assets.assets.continuing import settings_of, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import sweep_is_reported
+from backtracking_assets.assets.phase1_contents import phase1_is_reported
+from backtracking_assets.assets.phase1_results import conditions_are_done, formatting_is_done, metrics_v2_is_done
 from backtracking_assets.assets.scanning import (
     component_importance_is_done,
     logit_lens_is_done,
@@ -116,7 +118,21 @@ CONTINUATION_JOB = "phase2_continuation_ablation"
 
 REPORT_JOB = "make_report_phase2"
 
+PHASE1_REPORT_JOB = "make_report_phase1"
+
 WHOLE_STUDY: dict[str, WholeStudyJob] = {
+    "phase1_formatting_sweep": WholeStudyJob(
+        ("formatting_sweep",), formatting_is_done, looks_at_variants=True, settings=phase1_settings
+    ),
+    "metrics_v2": WholeStudyJob(("metrics_v2",), metrics_v2_is_done, looks_at_variants=True, settings=phase1_settings),
+    "phase1_compare_conditions": WholeStudyJob(
+        ("compare_conditions",),
+        conditions_are_done,
+        cells=compared_cells,
+        looks_at_baseline=True,
+        settings=phase1_settings,
+    ),
+    PHASE1_REPORT_JOB: WholeStudyJob(("phase1_report",), phase1_is_reported, settings=phase1_settings),
     "phase1_logit_lens": WholeStudyJob(
         ("logit_lens",), logit_lens_is_done, looks_at_variants=True, runs_model=True, settings=scan_settings
     ),
