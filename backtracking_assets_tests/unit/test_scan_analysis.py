@@ -46,6 +46,7 @@ def where(number: int, kind: str) -> dict[str, Any]:
         "event_problem_id": f"p{number % 3}",
         "event_sample_id": number,
         "onset_token_id": 7,
+        "same_draw": True,
     }
 
 
