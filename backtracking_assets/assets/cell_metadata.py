@@ -32,7 +32,7 @@ def generations_metadata(stored: StoredCell) -> dict[str, Any]:
         "finish_reasons": _counted(completions["finish_reason"]),
         "device": ", ".join(sorted(set(completions["device"].to_pylist()))),
         "fingerprint": stored.fingerprint,
-        "components": ", ".join(component_names(opened.experiment, stored.cell.layer_subset)),
+        "components": ", ".join(component_names(opened, stored.cell.layer_subset)),
         "condition": dg.MetadataValue.json(condition.model_dump(mode="json")),
         "generated_by": dg.MetadataValue.dagster_run(completions["run_id"][0].as_py()),
         "database": dg.MetadataValue.path(str(opened.layout.database)),

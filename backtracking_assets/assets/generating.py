@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from backtracking_assets.assets.checkpoint_watch import refuse_changed_checkpoint
-from backtracking_assets.assets.loaded import forget_models, loaded_model, prompts
+from backtracking_assets.assets.loaded import forget_models, loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError, HeldDatabaseError, ProblemFileError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
 from backtracking_assets.fault_points import reached
+from backtracking_assets.layer_subsets import DerivedSubset
 from backtracking_assets.records import COMPLETIONS, Cell
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
@@ -64,7 +65,22 @@ def ensure_completions(
     log: Log,
     on_progress: OnProgress = lambda progress: None,
 ) -> Generation:
-    """Have all completions of a cell in the archive and the database, and point the cell to them.
+    """Have all completions of a cell in the archive and the database, and point the cell to them; see `ensure_rows`."""
+    made = ensure_rows(opened, cell, run_id=run_id, log=log, on_progress=on_progress)
+    link_to_completions(opened, cell, made.condition.fingerprint, run_id=run_id)
+    reached("cell linked", str(cell))
+    return made
+
+
+def ensure_rows(
+    opened: OpenExperiment,
+    cell: Cell,
+    *,
+    run_id: str,
+    log: Log,
+    on_progress: OnProgress = lambda progress: None,
+) -> Generation:
+    """Have all completions that a cell asks for in the archive and the database.
 
     Another process that works on the same condition is waited for; what it made is then linked. Each finished chunk is
     durable before the next one starts, so an interruption costs at most the chunk in flight.
@@ -99,7 +115,7 @@ def ensure_completions(
         if device is None and not archived.issuperset(opened.keys()):
             # Damage that shows only where every byte is read. The device comes first, so all is done again with one.
             stack.close()
-            return ensure_completions(opened, cell, run_id=run_id, log=log, on_progress=on_progress)
+            return ensure_rows(opened, cell, run_id=run_id, log=log, on_progress=on_progress)
         work = _Work(opened, cell, condition, run_id, log, on_progress)
         if device is not None:
             work.generate_missing(device, archived)
@@ -112,10 +128,8 @@ def ensure_completions(
         # Only now, with archive and database both holding the rows, may the chunks go.
         clear_journal(layout, fingerprint)
         reached("journal cleared", fingerprint)
-    n_completions = link_to_completions(opened, cell, fingerprint, run_id=run_id)
-    reached("cell linked", str(cell))
     made_on = device_name(device) if device is not None and work.generated else None
-    return Generation(condition, n_completions, work.generated, made_on)
+    return Generation(condition, len(opened.keys()), work.generated, made_on)
 
 
 def _restore(opened: OpenExperiment, condition: Condition, *, damaged: bool, log: Log) -> None:
@@ -254,6 +268,7 @@ def _generate_chunk(
         condition.intervention,
         stop_ids=loaded.stop_ids,
         pad_id=loaded.pad_id,
+        means=means_for(opened, condition.intervention),
         on_step=on_step,
     )
 
@@ -318,8 +333,13 @@ def link_to_completions(opened: OpenExperiment, cell: Cell, fingerprint: str, *,
     """
     write_problem_set(opened.layout, list(opened.problems.values()))
     subset = opened.experiment.all_subsets()[cell.layer_subset]
-    control_of = opened.experiment.control_of(cell.layer_subset)
-    write_layer_subset(opened.layout, cell.layer_subset, subset.components(), control_of=control_of)
+    write_layer_subset(
+        opened.layout,
+        cell.layer_subset,
+        opened.composition(cell.layer_subset),
+        control_of=opened.experiment.control_of(cell.layer_subset),
+        derived_from=subset.source if isinstance(subset, DerivedSubset) else None,
+    )
     return link_cell(
         opened.layout,
         cell,

@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
+from backtracking_assets.assets.component_means import means_assets
 from backtracking_assets.assets.continuation import continuation_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
@@ -20,6 +21,7 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         warnings.simplefilter("ignore", dg.BetaWarning)
         return [
             *source_assets(experiment),
+            *means_assets(experiment),
             *cell_assets(experiment),
             *continuation_assets(experiment),
             *sweep_assets(experiment),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from backtracking_assets.assets.compositions import MEANS
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
@@ -29,7 +30,7 @@ def _at_lowest_scale(experiment: Experiment, cell: Cell) -> bool:
 
 
 def _targeted(experiment: Experiment, cell: Cell) -> bool:
-    return cell.layer_subset in experiment.layer_subsets
+    return experiment.control_of(cell.layer_subset) is None
 
 
 def _baseline(experiment: Experiment, cell: Cell) -> bool:
@@ -51,11 +52,15 @@ STEPS: dict[str, Step] = {
 """What `backtracking sweep --job NAME` does."""
 
 _SELECTED: dict[str, tuple[str, ...]] = {
+    MEANS: (MEANS,),
     "phase2_subset_sweep": ("subset_sweep",),
     "phase2_scale_sweep": ("scale_sweep",),
     CONTINUATION_JOB: ("continuation_ablation",),
     "make_report_phase2": ("phase2_report",),
 }
+
+
+_MEANS_DESCRIPTION = "The means that outputs are scaled towards. Cells of such subsets need them first."
 
 
 def jobs(experiment: Experiment) -> list:
@@ -70,9 +75,12 @@ def jobs(experiment: Experiment) -> list:
         dg.define_asset_job(
             name,
             selection=dg.AssetSelection.assets(*(dg.AssetKey([experiment.name, asset]) for asset in assets)),
-            description=f"Whole sweep: {', '.join(assets)}. Needs its cells first.",
+            description=_MEANS_DESCRIPTION
+            if name == MEANS
+            else f"Whole sweep: {', '.join(assets)}. Needs its cells first.",
         )
         for name, assets in _SELECTED.items()
-        if name != CONTINUATION_JOB or experiment.continuation is not None
+        if (name != CONTINUATION_JOB or experiment.continuation is not None)
+        and (name != MEANS or experiment.needs_means)
     ]
     return [cells, *sweep]

@@ -30,7 +30,7 @@ from backtracking_assets.storage.overview import Overview, Row, overview
 from backtracking_assets.storage.parquet import DamagedFileError
 from backtracking_assets.storage.rows import Key
 
-State = Literal["done", "partial", "stale", "missing"]
+State = Literal["done", "partial", "stale", "missing", "waiting"]
 CellAsset = Literal["generations", "detections", "metrics", "condition_reports"]
 
 
@@ -49,6 +49,8 @@ class CellStatus:
     """What the next sweep does for it; empty where it is done."""
     first_asset: CellAsset | None = None
     """The asset that the next sweep begins with; it and those after it are materialized. None where it is done."""
+    waits_for: str = ""
+    """What its subset waits for, such as `selected_components`; empty where it waits for nothing."""
     version: str = ""
     """Digest of what its figures are computed from and by; empty where it is not done."""
 
@@ -117,6 +119,9 @@ class _Work:
 
 def _status(opened: OpenExperiment, cell: Cell, facts: _Facts) -> CellStatus:
     planned = opened.experiment.completions_per_cell
+    if (waiting := opened.waits_for(cell.layer_subset)) is not None:
+        reason = f"waiting for {waiting.asset}: {waiting.reason}"
+        return CellStatus(cell, "waiting", 0, planned, reason, waiting.remedy, waits_for=waiting.asset)
     present = _n_present(opened, opened.condition(cell).fingerprint, facts.held)
     row = facts.held.cells.get(cell)
     work = _unlinked(present, planned) if row is None else _work(opened, cell, row, facts, present)

@@ -121,8 +121,10 @@ def current_among(opened: OpenExperiment, cells: Iterable[Cell], rows: Mapping[C
 def is_current(stored: StoredCell) -> bool:
     """Whether a stored cell's completions are what the experiment file asks for now."""
     opened = stored.opened
+    condition = opened.condition_if_known(stored.cell)
     return (
-        stored.fingerprint == opened.condition(stored.cell).fingerprint
+        condition is not None
+        and stored.fingerprint == condition.fingerprint
         and stored.problem_set_digest == opened.problem_set_digest
         and stored.n_samples == opened.experiment.problems.samples
     )

@@ -15,7 +15,7 @@ from backtracking_assets.assets.sweep_status import ResultStatus, SweepStatus, s
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.reporting.text import visible
 
-_STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim"}
+_STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim", "waiting": "cyan"}
 
 
 def show_status(name: str, as_json: bool, console: Console) -> None:
@@ -69,6 +69,7 @@ def _cell(status: CellStatus) -> dict[str, Any]:
         "planned": status.n_planned,
         "reason": status.reason,
         "next": status.next,
+        "waits_for": status.waits_for,
     }
 
 

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backtracking_assets.assets.checkpoint_watch import holding_checkpoint
+from backtracking_assets.assets.compositions import MEANS
 from backtracking_assets.assets.contents import sweep_report
-from backtracking_assets.assets.continuing import settings_of, stored_summaries
+from backtracking_assets.assets.continuing import known_cells, settings_of, stored_summaries
 from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, CONTINUATION_JOB, STEPS
 from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
@@ -21,11 +22,13 @@ from backtracking_assets.assets.pages import sweep_is_reported
 from backtracking_assets.assets.progress import Progress as CellProgress
 from backtracking_assets.assets.progress import listening
 from backtracking_assets.assets.pushing import BackgroundPush, push_url, pushing_cells
+from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.assets.status import CellAsset, CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import current_baseline
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
 from backtracking_assets.cli.reconcile import reconcile_with_progress
+from backtracking_assets.cli.waiting import looked_at_anew, means_line, reopened, without_waiting
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import (
     BacktrackingError,
@@ -86,7 +89,8 @@ def run_sweep(
     before = visitors(opened.layout, wanted)
     statuses = {status.cell: status for status in planned_status(opened)}
     missing = [statuses[cell] for cell in wanted if statuses[cell].state != "done"]
-    generates = any(status.first_asset == "generations" for status in missing)
+    needs_means = any(status.waits_for == MEANS for status in missing)
+    generates = needs_means or any(status.first_asset == "generations" for status in missing)
     if generates:
         # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
         prompts(opened)
@@ -100,6 +104,10 @@ def run_sweep(
         )
         with watching_signals() as signals, holding_checkpoint(opened.checkpoint):
             try:
+                if needs_means:
+                    runner.run_means(console)
+                    missing = looked_at_anew(experiment, missing)
+                missing = without_waiting(missing, console)
                 if missing:
                     with _waiting_for_device(experiment, console) if generates else nullcontext() as device:
                         runner.run_cells(missing, before, device, signals, console)
@@ -132,8 +140,8 @@ def write_report(name: str, console: Console) -> int:
     return EXIT_FAILED if runner.failures else EXIT_DONE
 
 
-def _continuation_line(experiment: Experiment) -> str:
-    n_cells, n_events = len(experiment.continuation_cells()), settings_of(experiment).events
+def _continuation_line(opened: OpenExperiment) -> str:
+    n_cells, n_events = len(known_cells(opened)), settings_of(opened.experiment).events
     return f"Continuation ablation: {n_cells} interventions at up to {n_events} events of the baseline."
 
 
@@ -237,6 +245,13 @@ class _Runner:
         statuses = planned_status(OpenExperiment(self.experiment, download=False))
         return next(status for status in statuses if status.cell == cell)
 
+    def run_means(self, console: Console) -> None:
+        """Compute the means that some subsets are scaled towards, one sweep at a time."""
+        with whole_sweep_lock(reopened(self.experiment).layout):
+            console.print(means_line(self.experiment))
+            self._run(MEANS)
+        record_sources(self.instance, reopened(self.experiment))  # what these subsets are made of is known by now
+
     def run_whole_sweep(self, names: Sequence[str], console: Console, *, only_if_outdated: bool = False) -> None:
         """Run whole-sweep jobs, one sweep at a time; those that look at the baseline only where there is one."""
         opened = OpenExperiment(self.experiment, download=False)
@@ -250,7 +265,7 @@ class _Runner:
             for name in names:
                 if name == "make_report_phase2" or baseline is not None:
                     if name == CONTINUATION_JOB:  # which takes its time
-                        console.print(_continuation_line(self.experiment))
+                        console.print(_continuation_line(opened))
                     self._run(name)
 
     def _run(
