@@ -17,8 +17,8 @@ GENERATOR_VERSION = "1"
 class Intervention(BaseModel):
     """What acts at decode steps only, so that the prompt is read unchanged.
 
-    Either block outputs are scaled before they are added to the residual stream, towards zero or towards their means, or
-    the logits of the trigger tokens are moved by the logarithm of the scale.
+    Either block outputs are scaled before they are added to the residual stream, towards zero or towards their means,
+    or the logits of the trigger tokens are moved by the logarithm of the scale.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,10 +62,15 @@ class Composition:
         )
 
     def names(self) -> list[str]:
-        """Its parts as people write them, such as `attention.15`, `attention towards mean.15`, `odds of token.'Wait'`."""
+        """Its parts as people write them: `attention.15`, `attention towards mean.15`, `odds of token.'Wait'`."""
         towards = "" if self.means_digest is None else " towards mean"
         scaled = [f"{component}{towards}.{layer}" for layer, component in sorted(set(self.components))]
         return scaled + [f"odds of token.{text!r}" for _, text in sorted((self.trigger_tokens or {}).items())]
+
+    def identity(self) -> list[str]:
+        """What tells it from every other: its names, and the digest where they do not say all of it."""
+        plain = self.means_digest is None and self.trigger_tokens is None
+        return self.names() if plain else [*self.names(), self.digest]
 
     @property
     def digest(self) -> str:

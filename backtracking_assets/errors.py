@@ -20,6 +20,7 @@ __all__ = [
     "RunFolderError",
     "StorageError",
     "UnwritableError",
+    "WaitingError",
     "did_you_mean",
 ]
 
@@ -65,6 +66,16 @@ class HeldDatabaseError(StorageError):
 
 class UnwritableError(StorageError):
     """The disk is full or read-only: nothing else could be stored either."""
+
+
+class WaitingError(BacktrackingError):
+    """What a layer subset is made of is not there yet; other subsets are not concerned."""
+
+    def __init__(self, subset: str, asset: str, reason: str, remedy: str) -> None:
+        super().__init__(f"Layer subset {subset} waits for {asset}: {reason}; {remedy}.")
+        self.asset = asset
+        self.reason = reason
+        self.remedy = remedy
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

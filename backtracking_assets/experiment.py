@@ -15,13 +15,23 @@ from backtracking_assets.experiment_sections import (
     Checks,
     Detection,
     Generation,
+    Means,
     ModelSource,
     ProblemSource,
     Prompting,
     Sampling,
     Statistics,
 )
-from backtracking_assets.layer_subsets import Controls, LayerSubset, random_draw
+from backtracking_assets.layer_subsets import (
+    TRIGGER_LOGITS,
+    Controls,
+    DerivedSubset,
+    FileSubset,
+    LayerSubset,
+    Subset,
+    TriggerLogits,
+    random_draw,
+)
 from backtracking_assets.phase1_plan import Phase1, check_phase1
 from backtracking_assets.plan import (
     BASELINE_SCALE,
@@ -31,7 +41,7 @@ from backtracking_assets.plan import (
     check_subsets,
     check_targeted,
 )
-from backtracking_assets.records import Cell, Component
+from backtracking_assets.records import Cell
 from backtracking_assets.scan_plan import Scan, check_scan
 from backtracking_assets.section import Finite, Name, Section
 
@@ -51,13 +61,15 @@ class Experiment(Section):
     prompting: Prompting
     sampling: Sampling
     generation: Generation = Generation()
-    layer_subsets: Annotated[dict[Name, LayerSubset], Field(min_length=1)]
+    layer_subsets: Annotated[dict[Name, FileSubset], Field(min_length=1)]
     scales: Annotated[tuple[Finite, ...], Field(min_length=1)]
     controls: Controls = Controls()
     plan: Annotated[tuple[PlanEntry, ...], Field(min_length=1)]
     detection: Detection
     statistics: Statistics = Statistics()
     checks: Checks = Checks()
+    means: Means = Means()
+    """Where the means come from, for subsets that are scaled towards them."""
     continuation: Continuation | None = None
     """The continuation ablation; a study without this section has no such asset."""
     phase1: Phase1 | None = None
@@ -88,10 +100,15 @@ class Experiment(Section):
                     raise ValueError(
                         f"controls.random: {name!r} is not a layer subset{did_you_mean(name, self.layer_subsets)}"
                     )
+                if isinstance(self.layer_subsets[name], DerivedSubset):
+                    raise ValueError(
+                        f"controls.random: {name} is derived, so its components are not known before they are ranked; "
+                        "list its layers as a subset of its own, and draw for that one"
+                    )
         subsets = self.all_subsets()
-        seen: dict[tuple[tuple[int, Component], ...], str] = {}
+        seen: dict[object, str] = {}
         for name, subset in self.layer_subsets.items():
-            first = seen.setdefault(subset.components(), name)
+            first = seen.setdefault(subset.acts_on if isinstance(subset, LayerSubset) else subset, name)
             if first != name:
                 raise ValueError(f"layer_subsets: {first} and {name} name the same components; remove one")
         check_subsets("plan", self.plan, subsets)
@@ -116,15 +133,16 @@ class Experiment(Section):
 
     def _check_layers(self) -> None:
         for name, subset in self.layer_subsets.items():
-            for layer, component in subset.components():
+            for layer, component in subset.components() if isinstance(subset, LayerSubset) else ():
                 if not 0 <= layer < self.model.n_layers:
                     raise ValueError(
                         f"layer_subsets.{name}: {component} layer {layer} does not exist; "
                         f"the model has layers 0 to {self.model.n_layers - 1}"
                     )
-            if name.startswith("random_") or name in ("targeted", "random"):
+            if name.startswith("random_") or name in ("targeted", "random", TRIGGER_LOGITS):
                 raise ValueError(
-                    f"layer_subsets.{name}: targeted, random and names that start with random_ are reserved"
+                    f"layer_subsets.{name}: targeted, random, {TRIGGER_LOGITS} and names that start with random_ are "
+                    "reserved"
                 )
 
     def _check_scales(self) -> None:
@@ -135,19 +153,25 @@ class Experiment(Section):
         if BASELINE_SCALE not in self.scales:
             raise ValueError("scales: 1.0 is missing; it is the baseline that every other scale is compared with")
 
-    def all_subsets(self) -> dict[str, LayerSubset]:
-        """Targeted subsets in file order, then the random controls, by name."""
-        subsets = dict(self.layer_subsets)
+    def all_subsets(self) -> dict[str, Subset]:
+        """The file's subsets in file order, the trigger control if it is wanted, then the random controls, by name."""
+        subsets: dict[str, Subset] = dict(self.layer_subsets)
+        if self.controls.trigger_logits:
+            subsets[TRIGGER_LOGITS] = TriggerLogits()
+        listed = {name: subset for name, subset in self.layer_subsets.items() if isinstance(subset, LayerSubset)}
+        taken = list(listed.values())
         for control in self.controls.random:
             for draw in range(1, control.draws + 1):
-                subsets[control.name(draw)] = random_draw(
-                    control,
-                    draw,
-                    targeted=self.layer_subsets,
-                    taken=subsets.values(),
-                    n_layers=self.model.n_layers,
-                )
+                drawn = random_draw(control, draw, targeted=listed, taken=taken, n_layers=self.model.n_layers)
+                subsets[control.name(draw)] = drawn
+                taken.append(drawn)
         return subsets
+
+    @property
+    def needs_means(self) -> bool:
+        """Whether a subset is scaled towards means."""
+        subsets = self.layer_subsets.values()  # random controls follow their target
+        return any(subset.towards == "mean" for subset in subsets)
 
     def _draws_of(self, name: str) -> int:
         return sum(control.of == name for control in self.controls.random)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from backtracking_assets.errors import ExperimentError, did_you_mean
 from backtracking_assets.experiment import PROJECT_ROOT, Experiment
+from backtracking_assets.layer_subsets import FORMS
 
 EXPERIMENTS_DIR = PROJECT_ROOT / "data" / "experiments"
 
@@ -143,7 +144,7 @@ def _describe(error: ValidationError) -> str:
     parts: list[str] = []
     problems = error.errors()
     for problem in problems[:_MOST_PROBLEMS]:
-        place = ".".join(str(step)[:_LONGEST_INPUT] for step in problem["loc"])
+        place = ".".join(str(step)[:_LONGEST_INPUT] for step in problem["loc"] if step not in FORMS)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             message = f"unknown key{did_you_mean(str(problem['loc'][-1]), _known_keys(problem['loc'][:-1]))}"
@@ -167,12 +168,15 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     """Keys of the model at a place in the experiment file; empty where the place is not a model."""
     model: type[BaseModel] = Experiment
     for step in location:
+        if step in FORMS:
+            model = FORMS[str(step)]
+            continue
         field = model.model_fields.get(str(step))
         if field is None:
             continue
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _one_line(text: str) -> str:

@@ -114,6 +114,15 @@ class Generation(Section):
     """Whether the completions of one condition may come from several kinds of device, whose last bits differ."""
 
 
+class Means(Section):
+    """Means of outputs over the baseline's decode positions, on problems that the sweep does not ask."""
+
+    problems: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 40
+    """The next problems after those of the sweep, by the same hash."""
+    samples: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1
+    """Completions of each."""
+
+
 class Detection(Section):
     """The rules by which completions are read."""
 

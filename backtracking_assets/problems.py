@@ -30,19 +30,41 @@ def load_problems(experiment: Experiment, *, download: bool = True) -> tuple[Pro
         ProblemFileError: the source is missing, malformed (the line is named), or holds too few problems.
     """
     source = experiment.problems
-    if source.path is not None:
-        path = experiment.resolve(source.path)
-        place, rows = str(path), _jsonl_rows(path)
-    else:
-        assert source.hub is not None
-        place, rows = f"data set {source.hub.dataset}", _hub_rows(source.hub, download)
-    problems = tuple(_problems(rows, source, place))
+    place, problems = _all_problems(experiment, download)
     if len(problems) < source.count:
         raise ProblemFileError(
             f"{place}: it holds {len(problems)} problems and problems.count in {experiment.source} asks for "
             f"{source.count}; lower the count or add problems."
         )
     return draw(problems, source.count, source.seed)
+
+
+def held_out_problems(experiment: Experiment, *, download: bool = True) -> tuple[Problem, ...]:
+    """The problems that means are taken from: the next ones in the order of the draw, which the sweep does not ask.
+
+    Raises:
+        ProblemFileError: see `load_problems`.
+    """
+    source, wanted = experiment.problems, experiment.means.problems
+    place, problems = _all_problems(experiment, download)
+    if len(problems) < source.count + wanted:
+        raise ProblemFileError(
+            f"{place}: it holds {len(problems)} problems, and in {experiment.source} problems.count asks for "
+            f"{source.count} and means.problems for {wanted} others; lower one of them or add problems."
+        )
+    return draw(problems, source.count + wanted, source.seed)[source.count :]
+
+
+def _all_problems(experiment: Experiment, download: bool) -> tuple[str, tuple[Problem, ...]]:
+    """All problems of an experiment's source, and what to call that."""
+    source = experiment.problems
+    if source.path is not None:
+        path = experiment.resolve(source.path)
+        place, rows = str(path), _jsonl_rows(path)
+    else:
+        assert source.hub is not None
+        place, rows = f"data set {source.hub.dataset}", _hub_rows(source.hub, download)
+    return place, tuple(_problems(rows, source, place))
 
 
 def draw(problems: Iterable[Problem], count: int, seed: int) -> tuple[Problem, ...]:

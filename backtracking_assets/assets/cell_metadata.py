@@ -45,7 +45,7 @@ def generations_metadata(stored: Stored) -> dict[str, Any]:
 def _intervened_on(stored: Stored) -> dict[str, str]:
     if isinstance(stored, StoredVariant):
         return {}
-    return {"components": ", ".join(component_names(stored.opened.experiment, stored.cell.layer_subset))}
+    return {"components": ", ".join(component_names(stored.opened, stored.cell.layer_subset))}
 
 
 def detections_metadata(stored: Stored, baseline: Stored | None) -> dict[str, Any]:

@@ -47,9 +47,20 @@ def condition_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
     changes = _code_version("generator", before.get("generator_version"), now.get("generator_version"))
     changes += [f"{label}: {', '.join(found)}" for label, found in parts.items() if found]
     if "intervention" in differing:
-        old, new = (_components(condition.get("intervention")) for condition in (before, now))
-        changes.append(f"layers: {old} → {new}")
+        changes.append(_intervention_change(before.get("intervention"), now.get("intervention")))
     return changes
+
+
+def _intervention_change(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    old, new = _components(before), _components(now)
+    if old != new or before is None or now is None:
+        return f"layers: {old} → {new}"
+    old_tokens, new_tokens = before.get("trigger_ids"), now.get("trigger_ids")
+    if old_tokens != new_tokens:
+        return f"trigger tokens: {old_tokens or 'none'} → {new_tokens or 'none'}"
+    if before.get("means_digest") != now.get("means_digest"):
+        return "layers: scaled towards other means"
+    return f"scale: {_arrow(before['scale'], now['scale'])}"
 
 
 def rules_changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,8 @@ from backtracking_assets.variant_records import VARIANT_CHECKS
 SPECS: dict[str, dict[str, str]] = {
     "generations": {
         "exact_rows": "As many completions as the experiment plans, each key once.",
-        "interventions_fired": "Every scaled component fired once in every decode step of every completion.",
+        "interventions_fired": "Every scaled component fired once in every decode step of every completion, "
+        "or the logits were moved once.",
         "identity_at_scale_1": "With hooks at scale 1.0, completions equal those without hooks token by token.",
         "finite_logits": "No completion ended on NaN or infinite logits.",
         "not_truncated": "Few completions ended at the token cap.",
@@ -116,17 +117,19 @@ def generation_checks(
     """
     n, planned = completions.num_rows, experiment.completions_per_cell
     keys = set(zip(completions["problem_id"].to_pylist(), completions["sample_id"].to_pylist(), strict=True))
-    n_components = len(condition.intervention.components) if condition.intervention else 0
+    n_acting = condition.intervention.n_acting if condition.intervention else 0
+    moves_logits = condition.intervention is not None and condition.intervention.trigger_ids is not None
+    acting = "Logits are moved once a step" if moves_logits else f"{n_acting} components"
     counts = zip(*(completions[name].to_pylist() for name in ("n_firings", "n_tokens", "finish_reason")), strict=True)
-    wrong_firings = sum(firings != n_components * decode_steps(tokens, reason) for firings, tokens, reason in counts)
+    wrong_firings = sum(firings != n_acting * decode_steps(tokens, reason) for firings, tokens, reason in counts)
     non_finite = _count(completions, "finish_reason", "non_finite")
     return [
         _must("exact_rows", len(keys) == n == planned, f"{n} completions with {len(keys)} keys, {planned} planned."),
         _must(
             "interventions_fired",
             wrong_firings == 0,
-            f"{n_components} components; {wrong_firings} of {n} completions have another number of firings than "
-            "components x decode steps.",
+            f"{acting}; {wrong_firings} of {n} completions have another number of firings than "
+            f"{'' if moves_logits else 'components x '}decode steps.",
         ),
         *(() if identity is None else (identity,)),
         CheckOutcome(

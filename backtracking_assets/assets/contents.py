@@ -71,7 +71,7 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
     return CellReport(
         study=study_of(experiment),
         cell=cell,
-        components=tuple(component_names(experiment, cell.layer_subset)),
+        components=tuple(component_names(opened, cell.layer_subset)),
         control_of=experiment.control_of(cell.layer_subset),
         is_baseline=cell.scale == BASELINE_SCALE,
         fingerprint=stored.fingerprint,
@@ -98,7 +98,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
     """Contents of the sweep's page, from the cells that are current; what is missing is named as missing."""
     experiment = opened.experiment
     checks = checks_of(opened)
-    planned = [_planned(experiment, status, checks.get(status.cell, ())) for status in planned_status(opened)]
+    planned = [_planned(opened, status, checks.get(status.cell, ())) for status in planned_status(opened)]
     done = {row.cell for row in planned if row.status == "done"}
     stored = current_cells(opened, done)
     metrics = queries.metrics(opened.layout).to_pandas()
@@ -118,7 +118,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
             {str(cell.cell): cell.fingerprint for cell in stored},
         ),
         continuation=continuation_report(opened),
-        published=published_section(opened.layout, experiment),
+        published=published_section(opened),
     )
 
 
@@ -190,14 +190,14 @@ def _sweep_examples(
     return tuple(example for cell in chosen for example in examples(cell, baseline)[:1])
 
 
-def _planned(experiment: Experiment, status: CellStatus, checks: tuple) -> PlannedCell:
+def _planned(opened: OpenExperiment, status: CellStatus, checks: tuple) -> PlannedCell:
     return PlannedCell(
         cell=status.cell,
-        components=tuple(component_names(experiment, status.cell.layer_subset)),
-        control_of=experiment.control_of(status.cell.layer_subset),
+        components=tuple(component_names(opened, status.cell.layer_subset)),
+        control_of=opened.experiment.control_of(status.cell.layer_subset),
         # A stale cell's figures answer another question than the experiment file asks: the report counts it as missing.
-        status="missing" if status.state == "stale" else status.state,
-        n_completions=0 if status.state in ("missing", "stale") else status.n_completions,
+        status="missing" if status.state in ("stale", "waiting") else status.state,
+        n_completions=0 if status.state in ("missing", "stale", "waiting") else status.n_completions,
         checks=checks if status.state == "done" else (),
     )
 

@@ -1,6 +1,6 @@
 """Filling the sweep page's section on the continuation ablation from the store."""
 
-from backtracking_assets.assets.continuing import required_baseline, settings_of, stored_summaries
+from backtracking_assets.assets.continuing import known_cells, required_baseline, settings_of, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.experiment_file import experiment_names
 from backtracking_assets.records import UNSCALED
@@ -33,7 +33,7 @@ def continuation_report(opened: OpenExperiment) -> ContinuationSection:
     ]
     return ContinuationSection(
         ContinuationResults(
-            cells=experiment.continuation_cells(),
+            cells=known_cells(opened),
             summaries=summaries.to_pandas(),
             confidence=experiment.statistics.confidence,
             temperature=experiment.sampling.temperature,

@@ -15,10 +15,10 @@ from backtracking_assets.analysis.continuation_positions import (
 )
 from backtracking_assets.analysis.continuation_texts import Reading, read_continuation
 from backtracking_assets.analysis.metrics import statistics_digest
-from backtracking_assets.assets.loaded import loaded_model, prompts
-from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
+from backtracking_assets.assets.loaded import loaded_model, means_for, prompts
+from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import StoredCell, current_baseline
-from backtracking_assets.conditions import canonical_intervention, digest
+from backtracking_assets.conditions import digest
 from backtracking_assets.errors import ExperimentError, StorageError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
 from backtracking_assets.experiment import Experiment
@@ -61,6 +61,13 @@ def settings_of(experiment: Experiment) -> Continuation:
     return experiment.continuation
 
 
+def known_cells(opened: OpenExperiment) -> tuple[Cell, ...]:
+    """The interventions of the experiment file, but for those whose subset waits for what it is made of."""
+    cells = opened.experiment.continuation_cells()
+    waiting = {name: opened.waits_for(name) for name in dict.fromkeys(cell.layer_subset for cell in cells)}
+    return tuple(cell for cell in cells if waiting[cell.layer_subset] is None)
+
+
 def required_baseline(opened: OpenExperiment) -> StoredCell:
     """The baseline whose events are looked at.
 
@@ -79,13 +86,13 @@ def required_baseline(opened: OpenExperiment) -> StoredCell:
 def continuation_digest(opened: OpenExperiment, baseline: StoredCell) -> str:
     """Digest of what the positions and their continuations are computed from."""
     experiment = opened.experiment
-    cells = experiment.continuation_cells()
+    cells = known_cells(opened)
     return digest(
         {
             "version": CONTINUATION_VERSION,
             "baseline": baseline.version(),
             "settings": settings_of(experiment).model_dump(mode="json"),
-            "components": [[cell.layer_subset, component_names(experiment, cell.layer_subset)] for cell in cells],
+            "components": [[cell.layer_subset, opened.composition(cell.layer_subset).identity()] for cell in cells],
         }
     )
 
@@ -174,9 +181,9 @@ def _batches(
 
     experiment = opened.experiment
     settings = settings_of(experiment)
-    cells = experiment.continuation_cells()
-    subsets = experiment.all_subsets()
-    interventions = [canonical_intervention(subsets[cell.layer_subset].components(), cell.scale) for cell in cells]
+    cells = known_cells(opened)
+    interventions = [opened.condition(cell).intervention for cell in cells]
+    towards_means = next((one for one in interventions if one is not None and one.means_digest is not None), None)
     prompt_of = prompts(opened)
     sizes = {p.key: len(prompt_of[p.problem_id].token_ids) + p.token_index for p in positions}
     ordered = sorted(positions, key=lambda p: (sizes[p.key], p.key))  # of like length, so that little is padded
@@ -194,6 +201,7 @@ def _batches(
             trigger_ids=tokens.keys(),
             stop_ids=loaded.stop_ids,
             pad_id=loaded.pad_id,
+            means=means_for(opened, towards_means),
             settled=lambda index, new, readings=readings: readings(index, new).settled,
         )
         outcomes = continue_prefixes(loaded.model, prefixes, [None, *interventions], reading)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from backtracking_assets.assets.checkpoint_watch import refuse_changed_checkpoint
-from backtracking_assets.assets.loaded import forget_models, loaded_model, prompts
+from backtracking_assets.assets.loaded import forget_models, loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError, HeldDatabaseError, ProblemFileError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
 from backtracking_assets.fault_points import reached
+from backtracking_assets.layer_subsets import DerivedSubset
 from backtracking_assets.records import COMPLETIONS, Cell, Subject
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
@@ -289,6 +290,7 @@ def _generate_chunk(
         condition.intervention,
         stop_ids=loaded.stop_ids,
         pad_id=loaded.pad_id,
+        means=means_for(opened, condition.intervention),
         on_step=on_step,
     )
 
@@ -354,8 +356,13 @@ def link_to_completions(opened: OpenExperiment, subject: Subject, fingerprint: s
     write_problem_set(opened.layout, list(opened.problems.values()))
     if isinstance(subject, Cell):
         subset = opened.experiment.all_subsets()[subject.layer_subset]
-        control_of = opened.experiment.control_of(subject.layer_subset)
-        write_layer_subset(opened.layout, subject.layer_subset, subset.components(), control_of=control_of)
+        write_layer_subset(
+            opened.layout,
+            subject.layer_subset,
+            opened.composition(subject.layer_subset),
+            control_of=opened.experiment.control_of(subject.layer_subset),
+            derived_from=subset.source if isinstance(subset, DerivedSubset) else None,
+        )
     return link_cell(
         opened.layout,
         subject,

@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
+from backtracking_assets.assets.component_means import means_assets
 from backtracking_assets.assets.continuation import continuation_assets
 from backtracking_assets.assets.phase1 import phase1_assets
 from backtracking_assets.assets.scan import scan_assets
@@ -24,6 +25,7 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         return [
             *source_assets(experiment),
             *variant_assets(experiment),
+            *means_assets(experiment),
             *cell_assets(experiment),
             *scan_assets(experiment),
             *phase1_assets(experiment),

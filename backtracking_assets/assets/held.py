@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.assets.compositions import MEANS, means_digest_of
 from backtracking_assets.assets.continuing import continuation_digest, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import page_version, report_path
@@ -61,6 +62,8 @@ def held_sweep(opened: OpenExperiment, cells: dict[Cell, HeldCell]) -> dict[str,
         version = cells_digest(stored for stored in planned if stored.cell in cells)
         compared = Held(version, status.comparisons.state == "current")
         held |= {"subset_sweep": compared, "scale_sweep": compared}
+    if opened.experiment.needs_means and (means := means_digest_of(opened)) is not None:
+        held[MEANS] = Held(means, True)
     summaries = queries.continuation_summaries(opened.layout)
     if summaries.num_rows and baseline is not None and opened.experiment.continuation is not None:
         current = stored_summaries(opened) is not None

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from backtracking_assets.assets.loaded import loaded_model, prompts
+from backtracking_assets.assets.loaded import loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.conditions import Intervention
 from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
 from backtracking_assets.records import Cell
 
@@ -19,7 +18,7 @@ class Identity:
     n_completions: int
     n_equal: int
     fired: bool
-    """Whether every component fired at every decode step of every completion."""
+    """Whether every component fired, or the logits were moved, at every decode step of every completion."""
 
     @property
     def holds(self) -> bool:
@@ -34,7 +33,7 @@ def probe_identity(opened: OpenExperiment, cell: Cell) -> Identity:
     """
     from backtracking_assets.models.generation import Request, generate
 
-    components = opened.experiment.all_subsets()[cell.layer_subset].components()
+    identity = opened.composition(cell.layer_subset).at(1.0)
     sampling = opened.experiment.sampling
     sampling = sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, _PROBED_TOKENS)})
     prompt_of = prompts(opened)
@@ -44,13 +43,16 @@ def probe_identity(opened: OpenExperiment, cell: Cell) -> Identity:
     ]
     with leased_device(devices_for(opened.experiment.model.device), device_locks_dir()) as device:
         loaded = loaded_model(opened, device)
+        means = means_for(opened, identity)
         plain, hooked = (
-            generate(loaded.model, requests, sampling, hooks, stop_ids=loaded.stop_ids, pad_id=loaded.pad_id)
-            for hooks in (None, Intervention(components=components, scale=1.0))
+            generate(
+                loaded.model, requests, sampling, hooks, stop_ids=loaded.stop_ids, pad_id=loaded.pad_id, means=means
+            )
+            for hooks in (None, identity)
         )
     pairs = list(zip(plain.completions, hooked.completions, strict=True))
     return Identity(
         n_completions=len(pairs),
         n_equal=sum(one.token_ids == other.token_ids for one, other in pairs),
-        fired=all(row.n_firings == len(components) * row.n_decode_steps for row in hooked.completions),
+        fired=all(row.n_firings == identity.n_acting * row.n_decode_steps for row in hooked.completions),
     )

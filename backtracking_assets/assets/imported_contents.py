@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backtracking_assets.assets.open_experiment import component_names
+from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.imported_records import SELECTED_LAYERS_FILE, STUDY_BASELINE, SWEEP_FILES
 from backtracking_assets.plan import BASELINE_SCALE
@@ -53,8 +53,9 @@ def write_imported_report(layout: StoreLayout, experiment: Experiment, run_id: s
     return path
 
 
-def published_section(layout: StoreLayout, experiment: Experiment) -> PublishedSection:
+def published_section(opened: OpenExperiment) -> PublishedSection:
     """The published cells that this experiment has too, joined by subset, components and scale."""
+    layout, experiment = opened.layout, opened.experiment
     runs = {row["run_id"]: row for row in imported_rows(layout, RUNS)}
     sentences: list[str] = []
     cells: list[PublishedCell] = []
@@ -69,15 +70,16 @@ def published_section(layout: StoreLayout, experiment: Experiment) -> PublishedS
         if not selected and run["phase1_run_id"] is not None:
             selected = _selected(imported_rows(layout, "imported_figures", run["phase1_run_id"]))
         faults = {row["fault"] for row in imported_rows(layout, "imported_faults", run_id)}
-        found, why = _joined(run_id, swept, experiment, selected, "sweep_baseline_accuracy" in faults)
+        found, why = _joined(run_id, swept, opened, selected, "sweep_baseline_accuracy" in faults)
         cells += found
         left_out += why
     return PublishedSection(tuple(sentences), tuple(cells), tuple(left_out))
 
 
 def _joined(
-    run_id: str, swept: _Rows, experiment: Experiment, selected: frozenset[str], wrong_accuracy: bool
+    run_id: str, swept: _Rows, opened: OpenExperiment, selected: frozenset[str], wrong_accuracy: bool
 ) -> tuple[list[PublishedCell], list[str]]:
+    experiment = opened.experiment
     planned = set(experiment.planned_cells())
     baseline = next((cell for cell in experiment.planned_cells() if cell.scale == BASELINE_SCALE), None)
     totals = {(row["file"], row["entry"]): row["published"] for row in swept if row["measure"] == "total"}
@@ -92,7 +94,7 @@ def _joined(
             cell, reason = baseline, "the plan has no baseline"
         else:
             cell = Cell(row["layer_subset"], row["scale"])
-            reason = _differs(row, experiment, selected) or (None if cell in planned else "it is not in the plan")
+            reason = _differs(row, opened, selected) or (None if cell in planned else "it is not in the plan")
             cell = None if reason else cell
         if cell is None:
             left_out[f"Run {run_id}: {row['entry']} is not beside a measured cell: {reason}."] = None
@@ -112,16 +114,16 @@ def _joined(
     return sorted(cells.values(), key=lambda published: (order[published.cell], published.measure)), list(left_out)
 
 
-def _differs(row: Mapping[str, Any], experiment: Experiment, selected: frozenset[str]) -> str | None:
+def _differs(row: Mapping[str, Any], opened: OpenExperiment, selected: frozenset[str]) -> str | None:
     """Why a published subset is not this experiment's of the same name; None where it is.
 
     The study publishes how many components a subset has. Which ones is known where the name says it, and of the subset
     of all selected ones.
     """
     name = row["layer_subset"]
-    if name not in experiment.all_subsets():
+    if name not in opened.experiment.all_subsets():
         return "this experiment has no subset of that name"
-    own = component_names(experiment, name)
+    own = component_names(opened, name)
     if row["n_components"] is None:
         return "how many components it has is not published"
     if row["n_components"] != len(own):

@@ -86,6 +86,9 @@ def refuse_unasked(experiment: Experiment, step_name: str) -> None:
         settings(experiment)
 
 
+_MEANS_DESCRIPTION = "The means that outputs are scaled towards. Cells of such subsets need them first."
+
+
 def jobs(experiment: Experiment) -> list:
     """The experiment's jobs: one for a cell, one for a prompt variant, one for each step of the whole study."""
     found = [_job(experiment, CELLS_JOB, CELL_ASSETS, "Generations, detections, metrics and report of one cell.")]

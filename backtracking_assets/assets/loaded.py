@@ -3,8 +3,11 @@
 from typing import TYPE_CHECKING
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.conditions import Intervention
+from backtracking_assets.storage.means import read_means
 
 if TYPE_CHECKING:  # torch is imported only where a model or a tokenizer is needed
+    from backtracking_assets.models.interventions import Means
     from backtracking_assets.models.loading import LoadedModel, Prompt
 
 _models: dict[tuple[str, str, str, int], "LoadedModel"] = {}
@@ -31,6 +34,20 @@ def loaded_model(opened: OpenExperiment, device: str) -> "LoadedModel":
 def forget_models() -> None:
     """Drop the models in memory: they may be mapped to files that are no longer those that they are known by."""
     _models.clear()
+
+
+def means_for(opened: OpenExperiment, intervention: Intervention | None) -> "Means | None":
+    """The means that an intervention scales towards; None where it scales towards none.
+
+    Raises:
+        DamagedFileError: they are not in the store any more, or damaged.
+    """
+    if intervention is None or intervention.means_digest is None:
+        return None
+    import torch
+
+    vectors = read_means(opened.layout, intervention.means_digest)
+    return {target: torch.from_numpy(vector.copy()) for target, vector in vectors.items()}
 
 
 def prompts(opened: OpenExperiment) -> dict[str, "Prompt"]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backtracking_assets.assets.loaded import loaded_model, prompts
+from backtracking_assets.assets.loaded import loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import Condition
 from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
@@ -44,4 +44,5 @@ def _origin(opened: OpenExperiment, condition: Condition, completions: pa.Table)
             opened.experiment.sampling,
             condition.intervention,
             pad_id=loaded.pad_id,
+            means=means_for(opened, condition.intervention),
         )

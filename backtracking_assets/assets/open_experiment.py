@@ -6,10 +6,13 @@ from typing import Any
 
 from backtracking_assets.analysis.detection import rules_digest
 from backtracking_assets.assets.checkpoint_watch import refuse_other_checkpoint
-from backtracking_assets.conditions import Condition, Intervention, canonical_intervention, digest, problem_set_digest
+from backtracking_assets.assets.compositions import compose
+from backtracking_assets.conditions import Composition, Condition, Intervention, digest, problem_set_digest
+from backtracking_assets.errors import WaitingError
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
-from backtracking_assets.problems import load_problems
+from backtracking_assets.plan import BASELINE_SCALE
+from backtracking_assets.problems import held_out_problems, load_problems
 from backtracking_assets.records import Cell, Problem
 from backtracking_assets.storage.layout import StoreLayout
 
@@ -24,6 +27,7 @@ class OpenExperiment:
         self.experiment = experiment
         self.layout = layout or StoreLayout(experiment.outputs_dir())
         self._download = download
+        self._compositions: dict[str, Composition] = {}
 
     @cached_property
     def problems(self) -> Mapping[str, Problem]:
@@ -62,14 +66,50 @@ class OpenExperiment:
         samples = range(self.experiment.problems.samples)
         return [(problem_id, sample_id) for problem_id in self.problems for sample_id in samples]
 
-    def condition(self, cell: Cell) -> Condition:
-        """The condition of a cell. At scale 1.0 it is the baseline, whatever the subset."""
-        components = self.experiment.all_subsets()[cell.layer_subset].components()
-        return self._condition(canonical_intervention(components, cell.scale))
+    def composition(self, layer_subset: str) -> Composition:
+        """What a layer subset acts on.
 
-    def baseline_condition(self) -> Condition:
-        """The condition of the experiment's prompt variant without intervention."""
+        Raises:
+            WaitingError: it is scaled towards means, or derived from a ranking, and those are not there yet.
+        """
+        if layer_subset not in self._compositions:
+            self._compositions[layer_subset] = compose(self, layer_subset)
+        return self._compositions[layer_subset]
+
+    def waits_for(self, layer_subset: str) -> WaitingError | None:
+        """What a layer subset waits for; None where all of it is there."""
+        try:
+            self.composition(layer_subset)
+        except WaitingError as waiting:
+            return waiting
+        return None
+
+    @cached_property
+    def held_out(self) -> "OpenExperiment":
+        """The same experiment, asking the problems that means are taken from in place of its own."""
+        return _HeldOut(self, download=self._download)
+
+    @cached_property
+    def baseline(self) -> Condition:
+        """The condition without intervention, which every subset has at scale 1.0."""
         return self._condition(None)
+
+    def condition(self, cell: Cell) -> Condition:
+        """The condition of a cell. At scale 1.0 it is the baseline, whatever the subset.
+
+        Raises:
+            WaitingError: see `composition`.
+        """
+        if cell.scale == BASELINE_SCALE:
+            return self.baseline
+        return self._condition(self.composition(cell.layer_subset).at(cell.scale))
+
+    def condition_if_known(self, cell: Cell) -> Condition | None:
+        """The condition of a cell; None while its subset waits for what it is made of."""
+        try:
+            return self.condition(cell)
+        except WaitingError:
+            return None
 
     def for_variant(self, name: str) -> "OpenExperiment":
         """This experiment with another prompt variant, on phase 1's problems and samples; in the same store.
@@ -105,6 +145,21 @@ class OpenExperiment:
         return facts
 
 
-def component_names(experiment: Experiment, layer_subset: str) -> list[str]:
-    """Components of a subset as people write them, such as `attention.15`."""
-    return [f"{component}.{layer}" for layer, component in experiment.all_subsets()[layer_subset].components()]
+class _HeldOut(OpenExperiment):
+    def __init__(self, opened: OpenExperiment, *, download: bool) -> None:
+        asked = opened.experiment
+        means = {"count": asked.means.problems, "samples": asked.means.samples}
+        problems = asked.problems.model_copy(update=means)
+        super().__init__(asked.model_copy(update={"problems": problems}), download=download, layout=opened.layout)
+        self._asked = asked
+
+    @cached_property
+    def problems(self) -> Mapping[str, Problem]:
+        found = held_out_problems(self._asked, download=self._download)
+        return {problem.problem_id: problem for problem in found}
+
+
+def component_names(opened: OpenExperiment, layer_subset: str) -> list[str]:
+    """Parts of a subset as people write them, such as `attention.15`; or what it waits for."""
+    waiting = opened.waits_for(layer_subset)
+    return opened.composition(layer_subset).names() if waiting is None else [f"waits for.{waiting.asset}"]

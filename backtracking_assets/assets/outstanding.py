@@ -24,7 +24,7 @@ from backtracking_assets.storage.overview import Overview, Row
 from backtracking_assets.storage.parquet import DamagedFileError
 from backtracking_assets.storage.rows import Key
 
-State = Literal["done", "partial", "stale", "missing"]
+State = Literal["done", "partial", "stale", "missing", "waiting"]
 CellAsset = Literal["generations", "detections", "metrics", "condition_reports"]
 
 _WITH_CHECKS: tuple[CellAsset, ...] = ("generations", "detections", "metrics")

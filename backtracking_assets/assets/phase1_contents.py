@@ -113,7 +113,7 @@ def phase1_report(opened: OpenExperiment) -> Phase1Report:
     return Phase1Report(
         study=study_of(experiment),
         question=tuple(_question(experiment)),
-        setup=tuple(_setup(experiment, whole)),
+        setup=tuple(_setup(opened, whole)),
         variants=tuple(
             PromptText(
                 variant,
@@ -144,7 +144,8 @@ def _question(experiment: Experiment) -> Iterator[str]:
     )
 
 
-def _setup(experiment: Experiment, whole: Experiment) -> Iterator[tuple[str, str]]:
+def _setup(opened: OpenExperiment, whole: Experiment) -> Iterator[tuple[str, str]]:
+    experiment = opened.experiment
     model, sampling, rules = experiment.model, experiment.sampling, experiment.detection
     held_out = whole.problems.count - experiment.problems.count
     yield "Model", f"{model.hub_id or model.path}, {plural(model.n_layers, 'layer')}, {model.dtype}"
@@ -163,7 +164,7 @@ def _setup(experiment: Experiment, whole: Experiment) -> Iterator[tuple[str, str
     compared = [cell for cell in experiment.compared_cells() if cell.scale != BASELINE_SCALE]
     yield (
         "Conditions",
-        "; ".join(f"{cell}: {format_components(component_names(experiment, cell.layer_subset))}" for cell in compared),
+        "; ".join(f"{cell}: {format_components(component_names(opened, cell.layer_subset))}" for cell in compared),
     )
 
 

@@ -61,7 +61,7 @@ def condition_results(opened: OpenExperiment) -> ConditionResults:
         name = "baseline" if role == "baseline" else str(stored.cell)
         labels[stored.cell.layer_subset, stored.cell.scale] = name
         if role != "baseline":
-            components.append((name, format_components(component_names(experiment, stored.cell.layer_subset))))
+            components.append((name, format_components(component_names(opened, stored.cell.layer_subset))))
     targeted = [
         str(cell)
         for cell in experiment.compared_cells()

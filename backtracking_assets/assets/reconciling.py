@@ -18,6 +18,8 @@ from backtracking_assets.assets.cell_metadata import (
     metrics_metadata,
     report_metadata,
 )
+from backtracking_assets.assets.component_means import means_metadata
+from backtracking_assets.assets.compositions import MEANS
 from backtracking_assets.assets.contents import cell_report, sweep_report
 from backtracking_assets.assets.event_log import (
     MOST_PARTITIONS,
@@ -52,7 +54,7 @@ _DESCRIPTION = "Recorded from the store: this is there, and no run of this Dagst
 _ABSENT = "The store does not hold this any more."
 _OTHER = "The store holds another version of this, which is not what the experiment file asks for now."
 
-_SWEEP_ASSETS = ("subset_sweep", "scale_sweep", "continuation_ablation", "phase2_report")
+_SWEEP_ASSETS = (MEANS, "subset_sweep", "scale_sweep", "continuation_ablation", "phase2_report")
 
 OnCell = Callable[[int, int], None]
 """Called with the cells that are recorded and how many there are to record."""
@@ -282,6 +284,8 @@ def _record_sweep(log: _Log, asset: str, held: Held) -> None:
     opened = log.opened
     if asset == "phase2_report":
         metadata = sweep_report_metadata(sweep_report(opened, ""), sweep_report_path(opened))
+    elif asset == MEANS:
+        metadata = means_metadata(opened)
     elif asset == "continuation_ablation":
         metadata = continuation_metadata(opened)
     else:

@@ -79,15 +79,22 @@ def restore_cells(opened: OpenExperiment, *, on_cell: OnCell = lambda done, tota
 
 def _plan_first(opened: OpenExperiment, planned: Sequence[Cell]) -> list[Cell]:
     experiment = opened.experiment
-    of_plan = {opened.condition(cell).fingerprint for cell in planned}
+    of_plan = {_fingerprint(opened, cell) for cell in planned}
     grid = (Cell(subset, scale) for subset in experiment.all_subsets() for scale in experiment.scales)
-    return [*planned, *(cell for cell in grid if opened.condition(cell).fingerprint not in of_plan)]
+    return [*planned, *(cell for cell in grid if _fingerprint(opened, cell) not in of_plan)]
+
+
+def _fingerprint(opened: OpenExperiment, cell: Cell) -> str | None:
+    """None while the cell's subset waits for what it is made of: nothing can be told of its completions."""
+    if opened.waits_for(cell.layer_subset) is not None:
+        return None
+    return opened.condition(cell).fingerprint
 
 
 def _with_completions(opened: OpenExperiment, cells: Sequence[Cell]) -> list[Cell]:
     counts = queries.wanted_counts(opened.layout, list(opened.problems), opened.experiment.problems.samples)
     wanted = len(opened.keys())
-    return [cell for cell in cells if counts.get(opened.condition(cell).fingerprint) == wanted]
+    return [cell for cell in cells if counts.get(_fingerprint(opened, cell) or "") == wanted]
 
 
 def _measured(opened: OpenExperiment) -> set[Cell]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import dagster as dg
 
+from backtracking_assets.assets.compositions import MEANS
 from backtracking_assets.assets.event_log import DATA_VERSION_TAG, recorded, recorded_partitions
 from backtracking_assets.assets.failures import readable_failures
-from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
+from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.presentation import inline_md
 from backtracking_assets.conditions import digest
 from backtracking_assets.experiment import Experiment
@@ -68,13 +69,23 @@ def sampling_version(opened: OpenExperiment) -> SourceVersion:
     return SourceVersion(opened.sampling_digest, {**settings, "prompt_variant": opened.experiment.prompting.variant})
 
 
-def subset_version(experiment: Experiment, layer_subset: str) -> SourceVersion:
-    names = component_names(experiment, layer_subset)
-    control_of = experiment.control_of(layer_subset)
-    return SourceVersion(
-        digest(names),
-        {"components": ", ".join(names), "n_components": len(names), "matched_to": control_of or "targeted subset"},
-    )
+def subset_version(opened: OpenExperiment, layer_subset: str) -> SourceVersion:
+    """What a subset is made of.
+
+    Raises:
+        WaitingError: that is not there yet.
+    """
+    composition = opened.composition(layer_subset)
+    names = composition.names()
+    control_of = opened.experiment.control_of(layer_subset)
+    metadata = {
+        "components": ", ".join(names),
+        "n_components": len(composition.components),
+        "matched_to": control_of or "targeted subset",
+    }
+    if composition.means_digest is not None:
+        metadata["means"] = composition.means_digest
+    return SourceVersion(digest(composition.identity()), metadata)
 
 
 _UNPARTITIONED: dict[str, tuple[str, Callable[[OpenExperiment], SourceVersion]]] = {
@@ -90,13 +101,15 @@ def source_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[experiment.name, "layer_subsets"],
+        deps=[[experiment.name, MEANS]] if experiment.needs_means else [],
         partitions_def=layer_subset_partitions(experiment),
         group_name=f"{experiment.name}_layer_subsets",
         description="The components of each layer subset; the random controls are drawn by their seed.",
         kinds={"yaml"},
     )
+    @readable_failures
     def layer_subsets(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        return _result(subset_version(experiment, context.partition_key))
+        return _result(subset_version(OpenExperiment(experiment), context.partition_key))
 
     return [*assets, layer_subsets]
 
@@ -119,6 +132,8 @@ def _result(version: SourceVersion) -> dg.MaterializeResult:
 def record_sources(instance: dg.DagsterInstance, opened: OpenExperiment) -> int:
     """Record the content of every source whose recorded version differs; returns how many were recorded.
 
+    A layer subset that waits for what it is made of is left as it is.
+
     Raises:
         BacktrackingError: a source is missing or malformed. Nothing is recorded then.
     """
@@ -127,7 +142,8 @@ def record_sources(instance: dg.DagsterInstance, opened: OpenExperiment) -> int:
         (dg.AssetKey([experiment.name, name]), None, version(opened)) for name, (_, version) in _UNPARTITIONED.items()
     ]
     subsets = dg.AssetKey([experiment.name, "layer_subsets"])
-    wanted += [(subsets, name, subset_version(experiment, name)) for name in experiment.all_subsets()]
+    known = [name for name in experiment.all_subsets() if opened.waits_for(name) is None]
+    wanted += [(subsets, name, subset_version(opened, name)) for name in known]
     subsets_before = recorded_partitions(instance, subsets)
     n_recorded = 0
     for key, partition, version in wanted:

@@ -26,6 +26,8 @@ class CellStatus:
     """What the next sweep does for it; empty where it is done."""
     first_asset: CellAsset | None = None
     """The asset that the next sweep begins with; it and those after it are materialized. None where it is done."""
+    waits_for: str = ""
+    """What its subset waits for, such as `selected_components`; empty where it waits for nothing."""
     version: str = ""
     """Digest of what its figures are computed from and by; empty where it is not done."""
 
@@ -80,6 +82,10 @@ class _Facts:
 
 
 def _status(opened: OpenExperiment, cell: Cell, facts: _Facts) -> CellStatus:
+    if (waiting := opened.waits_for(cell.layer_subset)) is not None:
+        planned = opened.experiment.completions_per_cell
+        reason = f"waiting for {waiting.asset}: {waiting.reason}"
+        return CellStatus(cell, "waiting", 0, planned, reason, waiting.remedy, waits_for=waiting.asset)
     found = Found(
         opened,
         opened.condition(cell),

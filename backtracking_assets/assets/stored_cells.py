@@ -86,7 +86,8 @@ def current_among(opened: OpenExperiment, cells: Iterable[Cell], rows: Mapping[C
 
 def is_current(stored: StoredCell) -> bool:
     """Whether a stored cell's completions are what the experiment file asks for now."""
-    return stored.is_asked_for(stored.condition.fingerprint)
+    condition = stored.opened.condition_if_known(stored.cell)
+    return condition is not None and stored.is_asked_for(condition.fingerprint)
 
 
 def current_baseline(opened: OpenExperiment) -> StoredCell | None:

@@ -35,7 +35,7 @@ class StoredVariant(StoredCompletions):
     @property
     def condition(self) -> Condition:
         """The condition that the experiment file asks for now."""
-        return self.opened.baseline_condition()
+        return self.opened.baseline
 
     @property
     def rows(self) -> CellRows:

@@ -42,7 +42,7 @@ def slices(experiment: Experiment) -> dict[str, Slice]:
         ),
         "scale_sweep": Slice(
             "The targeted subsets at every scale against the baseline.",
-            lambda cell: cell.layer_subset in experiment.layer_subsets and cell.scale != BASELINE_SCALE,
+            lambda cell: experiment.control_of(cell.layer_subset) is None and cell.scale != BASELINE_SCALE,
             dose_response,
         ),
     }

@@ -115,7 +115,8 @@ def _wanted_comparisons(opened: OpenExperiment, held: Overview) -> list[Comparis
 def family_size(opened: OpenExperiment, baseline: StoredCell) -> int:
     """Planned cells that are compared with the baseline, those that are not there yet included."""
     planned = opened.experiment.planned_cells()
-    return sum(opened.condition(cell).fingerprint != baseline.fingerprint for cell in planned)
+    conditions = [opened.condition_if_known(cell) for cell in planned]
+    return sum(condition is None or condition.fingerprint != baseline.fingerprint for condition in conditions)
 
 
 def _by_cell(comparisons: Iterable[Comparison]) -> dict[Cell, set[Comparison]]:

@@ -51,7 +51,7 @@ def variants_status(opened: OpenExperiment) -> list[VariantStatus]:
     for variant in variants:
         asked = Found(
             own[variant],
-            own[variant].baseline_condition(),
+            own[variant].baseline,
             held.variants.get(variant),
             outcomes.get(variant, ()),
             frozenset(asset for of, asset in checked if of == variant),

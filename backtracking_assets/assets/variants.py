@@ -73,7 +73,7 @@ def _variant_generations(experiment: Experiment) -> dg.AssetsDefinition:
             tell(progress)
 
         made = ensure_condition(
-            own, own.baseline_condition(), Variant(name), run_id=run_id, log=context.log.info, on_progress=report
+            own, own.baseline, Variant(name), run_id=run_id, log=context.log.info, on_progress=report
         )
         link_to_completions(own, Variant(name), made.condition.fingerprint, run_id=run_id)
         reached("cell linked", str(Variant(name)))

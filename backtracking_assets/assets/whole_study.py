@@ -7,7 +7,9 @@ line takes the order, what is skipped and what is waited for from there.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backtracking_assets.assets.continuing import settings_of, stored_summaries
+from backtracking_assets.assets.averaging import component_means_is_done
+from backtracking_assets.assets.compositions import MEANS
+from backtracking_assets.assets.continuing import known_cells, settings_of, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import sweep_is_reported
 from backtracking_assets.assets.phase1_contents import phase1_is_reported
@@ -22,6 +24,7 @@ from backtracking_assets.errors import ExperimentError
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
+from backtracking_assets.reporting.formats import plural
 
 NeedsCell = Callable[[Experiment, Cell], bool]
 
@@ -48,7 +51,7 @@ def cells_at_lowest_scale(experiment: Experiment, cell: Cell) -> bool:
 
 
 def cells_of_targeted(experiment: Experiment, cell: Cell) -> bool:
-    return cell.layer_subset in experiment.layer_subsets
+    return experiment.control_of(cell.layer_subset) is None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class WholeStudyJob:
     """Left out where no model shall be loaded, and where only some cells are asked for."""
     settings: Callable[[Experiment], object] | None = None
     """Returns the section of the experiment file that asks for it, or raises ExperimentError; None if it needs none."""
-    announcement: Callable[[Experiment], str] | None = None
+    announcement: Callable[[OpenExperiment], str] | None = None
     """A line for the terminal before a job that takes its time."""
 
     def is_asked(self, experiment: Experiment) -> bool:
@@ -95,8 +98,29 @@ def phase1_settings(experiment: Experiment) -> object:
     return experiment.for_variant(experiment.prompting.variant).phase1
 
 
-def _continuation_line(experiment: Experiment) -> str:
-    n_cells, n_events = len(experiment.continuation_cells()), settings_of(experiment).events
+def means_settings(experiment: Experiment) -> object:
+    """The section of the experiment file that says what means are taken over.
+
+    Raises:
+        ExperimentError: no subset is scaled towards means.
+    """
+    if not experiment.needs_means:
+        raise ExperimentError(
+            f"No layer subset in {experiment.source} is scaled towards means; give one towards: mean."
+        )
+    return experiment.means
+
+
+def _means_line(opened: OpenExperiment) -> str:
+    means = opened.experiment.means
+    return (
+        f"Means of the outputs: {plural(means.problems * means.samples, 'completion')} of the baseline on "
+        f"{plural(means.problems, 'problem')} that the sweep does not ask."
+    )
+
+
+def _continuation_line(opened: OpenExperiment) -> str:
+    n_cells, n_events = len(known_cells(opened)), settings_of(opened.experiment).events
     return f"Continuation ablation: {n_cells} interventions at up to {n_events} events of the baseline."
 
 
@@ -105,7 +129,8 @@ def continuation_is_done(opened: OpenExperiment) -> bool:
     return opened.experiment.continuation is None or stored_summaries(opened) is not None
 
 
-def _scan_line(experiment: Experiment) -> str:
+def _scan_line(opened: OpenExperiment) -> str:
+    experiment = opened.experiment
     n_components, n_events = 2 * experiment.model.n_layers, scan_settings(experiment).events
     return f"Component scan: {n_components} components at up to {n_events} events of held-out problems."
 
@@ -121,6 +146,14 @@ REPORT_JOB = "make_report_phase2"
 PHASE1_REPORT_JOB = "make_report_phase1"
 
 WHOLE_STUDY: dict[str, WholeStudyJob] = {
+    MEANS: WholeStudyJob(
+        (MEANS,),
+        component_means_is_done,
+        before_cells=True,
+        runs_model=True,
+        settings=means_settings,
+        announcement=_means_line,
+    ),
     "phase1_formatting_sweep": WholeStudyJob(
         ("formatting_sweep",), formatting_is_done, looks_at_variants=True, settings=phase1_settings
     ),

@@ -147,7 +147,7 @@ class Runner:
                 if not _can_run(opened, job) or (only_if_outdated and job.is_done(opened)):
                     continue
                 if job.announcement is not None:
-                    console.print(job.announcement(self.experiment))
+                    console.print(job.announcement(opened))
                 self._run(name)
                 ran = True
         return ran

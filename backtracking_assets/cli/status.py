@@ -17,7 +17,7 @@ from backtracking_assets.assets.variant_status import VariantStatus, variants_st
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.reporting.text import visible
 
-_STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim"}
+_STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim", "waiting": "cyan"}
 
 
 def show_status(name: str, as_json: bool, console: Console) -> None:
@@ -89,7 +89,7 @@ def _variant(status: VariantStatus) -> dict[str, Any]:
 
 
 def _cell(status: CellStatus) -> dict[str, Any]:
-    return {**asdict(status.cell), **_how_far(status)}
+    return {**asdict(status.cell), **_how_far(status), "waits_for": status.waits_for}
 
 
 def _how_far(status: CellStatus | VariantStatus) -> dict[str, Any]:

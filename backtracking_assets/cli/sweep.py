@@ -7,6 +7,7 @@ import dagster as dg
 from rich.console import Console
 
 from backtracking_assets.assets.checkpoint_watch import holding_checkpoint
+from backtracking_assets.assets.compositions import MEANS
 from backtracking_assets.assets.contents import sweep_report
 from backtracking_assets.assets.jobs import (
     FULL_STUDY,
@@ -20,6 +21,7 @@ from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.pushing import push_url, pushing_cells
+from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_variants import variants_of
 from backtracking_assets.assets.variant_status import VariantStatus, variants_status
@@ -28,6 +30,7 @@ from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import watching_signals
 from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.cli.runner import Runner, is_baseline, warn
+from backtracking_assets.cli.waiting import reopened, without_waiting
 from backtracking_assets.errors import ExperimentError, did_you_mean
 from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
 from backtracking_assets.experiment import Experiment
@@ -72,6 +75,8 @@ def run_sweep(
     opened.layout.prepare()
     variants_before, missing_variants = _missing_variants(opened, variants)
     cells_before, missing = _missing_cells(opened, wanted)
+    if any(status.waits_for == MEANS for status in missing):
+        jobs = [MEANS, *jobs]
     if _generates(missing_variants) or _generates(missing):
         # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
         prompts(opened)
@@ -88,7 +93,9 @@ def run_sweep(
                 first = [job for job in jobs if WHOLE_STUDY[job].before_cells]
                 if runner.run_whole_study(first, console, only_if_outdated=True) or missing_variants:
                     # What the layers are derived from may have changed, and the baseline may be there by now.
-                    cells_before, missing = _missing_cells(OpenExperiment(experiment), wanted)
+                    record_sources(instance, reopened(experiment))
+                    cells_before, missing = _missing_cells(reopened(experiment), wanted)
+                missing = without_waiting(missing, console)
                 if missing:
                     with _device(experiment, _generates(missing), console) as device:
                         runner.run_cells(missing, cells_before, device, signals, console)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from backtracking_assets.errors import CheckpointError
 from backtracking_assets.experiment import Experiment
+from backtracking_assets.layer_subsets import LayerSubset
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, check_full_attention
 from backtracking_assets.models.interventions import component_module
 from backtracking_assets.models.memory import out_of_memory_facts
@@ -63,7 +64,7 @@ def load_model(experiment: Experiment, checkpoint: Checkpoint, device: str) -> L
     model.eval()
     check_full_attention(checkpoint.folder, model.config.get_text_config().to_dict())
     for subset in experiment.all_subsets().values():
-        for layer, component in subset.components():
+        for layer, component in subset.components() if isinstance(subset, LayerSubset) else ():
             component_module(model, layer, component)
     vocabulary = model.config.get_text_config().vocab_size
     if len(tokenizer) > vocabulary:

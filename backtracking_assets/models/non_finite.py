@@ -57,6 +57,7 @@ def origin_of_non_finite(
     sentence += f"decode step {step}" if step else "prefill"
     if intervention is not None and block in {f"{kind} layer {layer}" for layer, kind in intervention.components}:
         sentence += f", which is scaled by {intervention.scale:g}"
+        sentence += "" if intervention.means_digest is None else " towards its mean"
     return f"{sentence}."
 
 

@@ -4,18 +4,18 @@ A cell's metrics, comparisons and checks are removed in the very transaction tha
 and results of something else are refused: what stands in these tables describes the cells as they are.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from backtracking_assets.conditions import Condition, canonical_json, digest, problem_set_digest
+from backtracking_assets.conditions import Composition, Condition, canonical_json, digest, problem_set_digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.fault_points import reached
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import Cell, Component, Problem, Subject
+from backtracking_assets.records import Cell, Problem, Subject
 from backtracking_assets.storage.archive import CONTENT_COLUMNS, read_archive
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
 from backtracking_assets.storage.layout import StoreLayout
@@ -161,25 +161,30 @@ def write_problem_set(layout: StoreLayout, problems: Sequence[Problem], *, wait:
 def write_layer_subset(
     layout: StoreLayout,
     layer_subset: str,
-    components: Iterable[tuple[int, Component]],
+    composition: Composition,
     *,
     control_of: str | None = None,
+    derived_from: str | None = None,
     wait: float = DEFAULT_WAIT,
 ) -> str:
-    """Store what a layer subset is made of; the digest of its components, whatever their order."""
-    pairs = sorted(set(components))
-    composition = digest([[layer, component] for layer, component in pairs])
+    """Store what a layer subset is made of; the digest of its composition, whatever the order of its components."""
+    scales_odds = composition.trigger_tokens is not None
     row = {
         "layer_subset": layer_subset,
-        "components": [f"{component}.{layer}" for layer, component in pairs],
-        "digest": composition,
+        "kind": "trigger_logits" if scales_odds else "components",
+        "components": [f"{component}.{layer}" for layer, component in sorted(set(composition.components))],
+        "towards": None if scales_odds else "zero" if composition.means_digest is None else "mean",
+        "means_digest": composition.means_digest,
+        "trigger_tokens": None if composition.trigger_tokens is None else sorted(composition.trigger_tokens),
+        "digest": composition.digest,
         "control_of": control_of,
+        "derived_from": derived_from,
     }
     table = table_of([row], TABLES["layer_subsets"].schema)
     with writing(layout, wait=wait) as connection:
         connection.execute("delete from layer_subsets where layer_subset = ?", [layer_subset])
         insert_rows(connection, "layer_subsets", table)
-    return composition
+    return composition.digest
 
 
 def write_detections(

@@ -47,6 +47,11 @@ class StoreLayout:
         return self.root / "reports"
 
     @property
+    def means(self) -> Path:
+        """Mean outputs by their digest, and what they were computed from."""
+        return self.root / "means"
+
+    @property
     def set_aside(self) -> Path:
         return self.root / "set_aside"
 

@@ -89,9 +89,14 @@ SETTINGS = _schema(
 
 LAYER_SUBSETS = _schema(
     ("layer_subset", _STRING, False),
+    ("kind", _STRING, False),  # components or trigger_logits
     ("components", _STRINGS, False),
+    ("towards", _STRING, True),  # zero or mean; NULL for trigger_logits
+    ("means_digest", _STRING, True),  # NULL unless towards is mean
+    ("trigger_tokens", pa.list_(_INT32), True),  # NULL unless kind is trigger_logits
     ("digest", _STRING, False),
     ("control_of", _STRING, True),  # NULL for a targeted subset
+    ("derived_from", _STRING, True),  # what ranked its components; NULL where they are listed
 )
 
 
@@ -215,7 +220,7 @@ _RESULTS_VIEW = """
         metrics.estimate, metrics.low, metrics.high, metrics.n, metrics.n_problems,
         comparisons.difference, comparisons.low as difference_low, comparisons.high as difference_high,
         comparisons.p_value, comparisons.p_holm,
-        layer_subsets.components, layer_subsets.control_of
+        layer_subsets.components, layer_subsets.towards, layer_subsets.control_of
     from metrics
     left join comparisons
         on comparisons.layer_subset = metrics.layer_subset

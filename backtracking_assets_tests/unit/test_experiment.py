@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from backtracking_assets.conditions import Condition, canonical_intervention
 from backtracking_assets.errors import ExperimentError
 from backtracking_assets.experiment_file import EXPERIMENTS_DIR, experiment_names, load_experiment
+from backtracking_assets.layer_subsets import LayerSubset, Subset
 from backtracking_assets.records import Cell
 from backtracking_assets_tests.tiny import experiment_document, write_experiment
 
@@ -42,7 +43,7 @@ def test_shipped_experiments_load_and_name_their_files():
 
 def test_the_organism_plans_33_cells_of_480():
     organism = load_experiment("organism")
-    assert len(organism.planned_cells()) == 5 * 6 + 3
+    assert len(organism.planned_cells()) == 5 * 6 + 3 + 2 + 5
     assert organism.completions_per_cell == 480
 
 
@@ -50,22 +51,27 @@ def test_the_real_experiment_has_the_values_of_the_reference_study():
     real = load_experiment("deepseek_r1_distill_qwen_1_5b")
     assert (real.sampling.temperature, real.sampling.top_p, real.sampling.seed) == (0.7, 0.95, 42)
     assert (real.problems.count, real.problems.samples) == (120, 4)
-    assert real.layer_subsets["attn_no_early"].attention == (15, 17, 19, 27)
-    assert real.layer_subsets["mlp_late_cluster"].mlp == (19, 20, 22, 23, 24, 27)
-    assert len(real.layer_subsets["phase1_full"].components()) == 12
-    assert real.scales == (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+    assert listed(real.layer_subsets["attn_no_early"]).attention == (15, 17, 19, 27)
+    assert listed(real.layer_subsets["mlp_late_cluster"]).mlp == (19, 20, 22, 23, 24, 27)
+    assert len(listed(real.layer_subsets["phase1_full"]).components()) == 12
+    assert real.scales == (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
     assert real.prompting.variant == "baseline_think_newline"
     assert len(real.prompting.variants) == 3
     assert set(real.prompting.assistant_prefix) == set(real.prompting.variants)
     assert not any("<think>" in text.splitlines()[-1] for text in real.prompting.variants.values())
 
 
+def listed(subset: Subset) -> LayerSubset:
+    assert isinstance(subset, LayerSubset)
+    return subset
+
+
 def test_random_controls_match_their_subset_and_avoid_the_excluded():
     organism = load_experiment("organism")
     subsets = organism.all_subsets()
-    excluded = set(organism.layer_subsets["phase1_full"].components())
+    excluded = set(listed(organism.layer_subsets["phase1_full"]).components())
     for draw in (1, 2, 3):
-        control = subsets[f"random_{draw}_of_attn_no_early"]
+        control = listed(subsets[f"random_{draw}_of_attn_no_early"])
         assert len(control.attention) == 4
         assert not control.mlp
         assert not excluded.intersection(control.components())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from backtracking_assets.conditions import problem_set_digest
+from backtracking_assets.conditions import Composition, problem_set_digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.records import COMPLETIONS, DETECTIONS, METRICS, Cell, Problem
 from backtracking_assets.storage import queries
@@ -352,7 +352,7 @@ def test_a_changed_baseline_takes_all_comparisons_with_it_along(study: StoreLayo
 
 
 def test_results_show_each_metric_with_its_difference(study: StoreLayout) -> None:
-    write_layer_subset(study, "mlp_27_only", [(27, "mlp")])
+    write_layer_subset(study, "mlp_27_only", Composition(((27, "mlp"),)))
     with reading(study) as connection:
         rows = connection.execute(
             "select metric, estimate, difference, p_holm, components from results order by metric"
@@ -375,9 +375,9 @@ def test_problem_sets_come_back_whatever_their_order_and_stay_apart(layout: Stor
 
 def test_a_layer_subset_is_replaced_by_name_and_known_by_composition(layout: StoreLayout) -> None:
     layout.prepare()
-    first = write_layer_subset(layout, "pair", [(27, "mlp"), (0, "attention")])
-    assert write_layer_subset(layout, "pair", [(0, "attention"), (27, "mlp")], control_of="other") == first
-    assert write_layer_subset(layout, "single", [(27, "mlp")]) != first
+    first = write_layer_subset(layout, "pair", Composition(((27, "mlp"), (0, "attention"))))
+    assert write_layer_subset(layout, "pair", Composition(((0, "attention"), (27, "mlp"))), control_of="other") == first
+    assert write_layer_subset(layout, "single", Composition(((27, "mlp"),))) != first
     rows = queries.layer_subsets(layout).to_pylist()
     assert [(row["layer_subset"], row["components"], row["control_of"]) for row in rows] == [
         ("pair", ["attention.0", "mlp.27"], "other"),
@@ -398,7 +398,7 @@ def test_queries_by_problem_set_and_samples(layout: StoreLayout) -> None:
 def test_a_name_with_quotes_is_a_value_and_never_sql(layout: StoreLayout) -> None:
     layout.prepare()
     name = "x'; drop table cells; --"
-    write_layer_subset(layout, name, [(0, "mlp")])
+    write_layer_subset(layout, name, Composition(((0, "mlp"),)))
     assert queries.layer_subsets(layout)["layer_subset"].to_pylist() == [name]
     assert queries.completions(layout, name).num_rows == 0
     assert queries.cells(layout).num_rows == 0

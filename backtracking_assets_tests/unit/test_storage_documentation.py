@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from backtracking_assets.conditions import Composition
 from backtracking_assets.records import Cell
 from backtracking_assets.storage.commits import (
     link_cell,
@@ -48,7 +49,7 @@ def small_study(tmp_path_factory: pytest.TempPathFactory) -> StoreLayout:
         write_metrics(layout, metrics_of(cell, of.fingerprint, digest))
         comparison = comparison_of(cell, of.fingerprint, base, digest, p_holm=0.01)
         write_comparisons(layout, comparison, cells=[cell])
-    write_layer_subset(layout, "mlp_27_only", [(27, "mlp")])
+    write_layer_subset(layout, "mlp_27_only", Composition(((27, "mlp"),)))
     return layout
 
 
