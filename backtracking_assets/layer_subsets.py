@@ -10,6 +10,9 @@ from pydantic import Field, StrictInt, model_validator
 from backtracking_assets.records import Component
 from backtracking_assets.section import Name, Section, Seed
 
+TRIGGER_LOGITS = "trigger_logits"
+"""Name of the subset that scales no layer: its scale multiplies the odds of the trigger tokens."""
+
 _MOST_REDRAWS = 1000
 
 
