@@ -10,10 +10,10 @@ from pydantic import Field, StrictInt, model_validator
 from backtracking_assets.records import Component
 from backtracking_assets.section import Name, Section, Seed
 
-TRIGGER_LOGITS = "trigger_logits"
-"""Name of the subset that scales no layer: its scale multiplies the odds of the trigger tokens."""
-
 _MOST_REDRAWS = 1000
+
+TRIGGER_LOGITS = "trigger_logits"
+"""Name of the subset that scales no component but the odds of the tokens that begin a strict trigger."""
 
 
 class LayerSubset(Section):

@@ -82,11 +82,12 @@ def _compare(
     weights = np.vstack([np.ones((1, n_problems)), drawn])
     values = {measure.name: _ratios(measure, everything, weights) for measure in measures}
     rates = values[rate_measure.name]
-    defined = np.all([np.isfinite(value).all(axis=1) for value in values.values()], axis=0)
-    if not defined[0] or defined.mean() < _LEAST_DEFINED:
+    defined = {name: np.isfinite(value).all(axis=1) for name, value in values.items()}
+    named = [name for name in names if _is_defined(defined[name])]
+    if not _is_defined(defined[rate_measure.name]) or not named:
         raise BacktrackingError(
-            f"{rows.cell} cannot be compared at equal rate: {rate_measure.label} or an outcome has nothing to be counted "
-            "in; take more problems."
+            f"{rows.cell} cannot be compared at equal rate: “{rate_measure.label}” or every outcome has nothing to be "
+            "counted in; take more problems."
         )
     own, climbing = rates[:, 0], np.maximum.accumulate(rates[:, 1:], axis=1)
     outside = (own < climbing[:, 0]) | (own > climbing[:, -1])
@@ -104,10 +105,15 @@ def _compare(
     if found.scale is None:
         return found
     outcomes: list[EqualRateOutcome] = []
-    for name in names:
+    for name in named:
         control = _between(values[name][:, 1:], lower, share_of_upper)
-        outcomes.append(_outcome(name, values[name][:, 0], control, defined, len(names), statistics))
+        usable = defined[name] & defined[rate_measure.name]
+        outcomes.append(_outcome(name, values[name][:, 0], control, usable, len(named), statistics))
     return replace(found, outcomes=tuple(outcomes))
+
+
+def _is_defined(defined: npt.NDArray[np.bool_]) -> bool:
+    return bool(defined[0]) and float(defined.mean()) >= _LEAST_DEFINED
 
 
 def _outcome(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from backtracking_assets.equal_rate_records import EqualRate
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Cell, FinishReason, Verdict
 
@@ -204,6 +205,15 @@ class ContinuationSection:
 
 
 @dataclass(frozen=True)
+class EqualRateSection:
+    """Layer subsets against the control `trigger_logits` at equal rate, or why they are not shown."""
+
+    results: tuple[EqualRate, ...]
+    absent_because: str = ""
+    """Empty where there are results, and where the plan has no such control."""
+
+
+@dataclass(frozen=True)
 class SweepReport:
     """Contents of the page of the whole sweep."""
 
@@ -221,3 +231,4 @@ class SweepReport:
     """Digest of the cells that the page was made from."""
     provenance: Provenance
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")
+    equal_rate: EqualRateSection = EqualRateSection(())

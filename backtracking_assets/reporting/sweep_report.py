@@ -9,6 +9,7 @@ from backtracking_assets.reporting.contents import CheckOutcome, ContinuationSec
 from backtracking_assets.reporting.continuation import continuation_answer, continuation_limits, continuation_table
 from backtracking_assets.reporting.continuation_figure import continuation_figure
 from backtracking_assets.reporting.control_ranks import control_table
+from backtracking_assets.reporting.equal_rate import equal_rate_figure, equal_rate_sentence, equal_rate_table
 from backtracking_assets.reporting.figures import backtracking_against_accuracy, dose_response, subset_bars
 from backtracking_assets.reporting.findings import find_answer, find_limits
 from backtracking_assets.reporting.formats import (
@@ -68,6 +69,7 @@ def render_sweep_report(report: SweepReport) -> str:
         subsets=_subset_rows(report, index),
         has_steps=index.baseline("wrong_step_share") is not None and index.primary.needs_steps,
         control_ranks=control_table(index),
+        equal_rate=_equal_rate(report),
         noise_table=shared_noise_table(index),
         noise_summary=shared_noise_summary(index),
         warned=warned,
@@ -97,6 +99,26 @@ def _continuation(section: ContinuationSection) -> dict[str, Any]:
         ),
         "table": continuation_table(results),
         "limits": continuation_limits(results),
+    }
+
+
+def _equal_rate(report: SweepReport) -> dict[str, Any]:
+    """The values of the section on the comparison at equal rate."""
+    results = report.equal_rate.results
+    shown: dict[str, Any] = {"absent_because": report.equal_rate.absent_because, "sentences": [], "picture": None}
+    if not results:
+        return shown | {"table": None}
+    return shown | {
+        "sentences": [equal_rate_sentence(found) for found in results],
+        "picture": Picture(
+            wide=embed(equal_rate_figure(report)),
+            narrow=embed(equal_rate_figure(report, narrow=True)),
+            alt="Lines: accuracy against the rate of triggers, of the control and of each targeted subset over their "
+            "scales. The table gives the figures at equal rate.",
+            caption="The heavy line is the control. A subset on it does to accuracy what saying the word less often "
+            "does by itself; the number beside a point is its scale.",
+        ),
+        "table": equal_rate_table(results),
     }
 
 
