@@ -160,6 +160,8 @@ class Statistics(Section):
     resamples: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 10_000
     """Bootstrap resamples and sampled sign flips."""
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    equivalence_margin: Annotated[Finite, Field(gt=0, lt=1)] = 0.05
+    """Differences of shares within this margin count as none where a subset is compared with `trigger_logits`."""
 
 
 class Checks(Section):

@@ -160,6 +160,10 @@ COMPARISONS = _schema(
     ("high", _DOUBLE, True),
     ("p_value", _DOUBLE, True),
     ("p_holm", _DOUBLE, True),  # corrected over the plan's comparisons of the same metric
+    # Variance of the difference over what noise independent of the baseline's would give; NULL where it is not defined.
+    ("variance_ratio", _DOUBLE, True),
+    ("variance_ratio_low", _DOUBLE, True),
+    ("variance_ratio_high", _DOUBLE, True),
     ("n_comparisons", _INT64, False),  # how many those are, planned ones that are not there yet included
     ("n_pairs", _INT64, False),
     ("n_problems", _INT64, False),

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
 from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.shared_noise import variance_ratio
 from backtracking_assets.analysis.statistics import holm, paired_difference
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
@@ -79,13 +80,14 @@ def _difference(
     measure: Measure, frame: pd.DataFrame, reference: pd.DataFrame, statistics: Statistics
 ) -> dict[str, Any]:
     # Both frames are in the order of their keys, which are the same: row by row they are pairs.
+    paired = (*counts(measure, frame), *counts(measure, reference), frame["problem_id"].to_numpy())
+    confidence, resamples, seed = statistics.confidence, statistics.resamples, statistics.seed
+    noise = variance_ratio(*paired, confidence=confidence, resamples=resamples, seed=seed)
     result = paired_difference(
-        *counts(measure, frame),
-        *counts(measure, reference),
-        frame["problem_id"].to_numpy(),
-        confidence=statistics.confidence,
-        resamples=statistics.resamples,
-        seed=statistics.seed,
+        *paired,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
         is_share=measure.unit == "share",
         per=1000 if measure.unit == "events per 1,000 tokens" else 1,
     )
@@ -94,6 +96,9 @@ def _difference(
         "low": result.low,
         "high": result.high,
         "p_value": result.p_value,
+        "variance_ratio": noise.ratio,
+        "variance_ratio_low": noise.low,
+        "variance_ratio_high": noise.high,
         "n_pairs": result.n_pairs,
         "n_problems": result.n_clusters,
         "method": result.method,

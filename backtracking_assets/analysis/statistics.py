@@ -279,7 +279,7 @@ def median_time_to_first_event(
         events, at_risk = np.zeros((2, len(labels), len(event_times)))
         np.add.at(events, (index[seen], np.searchsorted(event_times, at[seen])), 1)
         np.add.at(at_risk, index, at[:, np.newaxis] >= event_times)
-        weights = _bootstrap_weights(len(labels), resamples, seed)
+        weights = bootstrap_weights(len(labels), resamples, seed)
         medians = np.concatenate(
             [
                 _first_at_half(event_times, _survival(part @ events, part @ at_risk))
@@ -287,7 +287,7 @@ def median_time_to_first_event(
             ]
         )
         # Medians that were not reached are infinite, so the ends must be resamples and not lie between two.
-        low, high = np.quantile(medians, _tails(confidence), method="inverted_cdf")
+        low, high = np.quantile(medians, tails(confidence), method="inverted_cdf")
     ends = [None if math.isinf(value) else float(value) for value in (median, low, high)]
     return Estimate(ends[0], ends[1], ends[2], len(at), len(labels), method)
 
@@ -331,12 +331,13 @@ def _quantile(confidence: float, residuals: _Floats) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, freedom))
 
 
-def _tails(confidence: float) -> tuple[float, float]:
+def tails(confidence: float) -> tuple[float, float]:
+    """Probabilities below the two ends of an interval."""
     return (1 - confidence) / 2, (1 + confidence) / 2
 
 
 @lru_cache(maxsize=4)
-def _bootstrap_weights(n_clusters: int, resamples: int, seed: int) -> _Floats:
+def bootstrap_weights(n_clusters: int, resamples: int, seed: int) -> _Floats:
     """How often each cluster is drawn in each resample: [resamples, clusters]. Kept, as cells share their problems."""
     draws = np.random.default_rng([seed, 0]).integers(0, n_clusters, (resamples, n_clusters))
     flat = (draws + n_clusters * np.arange(resamples)[:, np.newaxis]).ravel()
@@ -376,12 +377,12 @@ def _sign_flip_p(contributions: _Floats, resamples: int, seed: int) -> tuple[flo
 
 def _bootstrap_interval(sums: _Floats, confidence: float, resamples: int, seed: int) -> tuple[float, float] | None:
     """Percentile interval of the difference of two ratios, from the sums n1, d1, n0, d0: [clusters, 4]."""
-    n1, d1, n0, d0 = (_bootstrap_weights(len(sums), resamples, seed) @ sums).T
+    n1, d1, n0, d0 = (bootstrap_weights(len(sums), resamples, seed) @ sums).T
     defined = (d1 > 0) & (d0 > 0)
     if len(sums) < 2 or defined.mean() < _LEAST_DEFINED:
         return None
     differences = n1[defined] / d1[defined] - n0[defined] / d0[defined]
-    low, high = np.quantile(differences, _tails(confidence))
+    low, high = np.quantile(differences, tails(confidence))
     if differences.max() - differences.min() < 1e-12:  # equal but for rounding
         return float(low), float(low)
     return float(low), float(high)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.analysis.triggers import find_events
 from backtracking_assets.assets.continuation_contents import continuation_report
+from backtracking_assets.assets.equal_rate_contents import equal_rate_section
 from backtracking_assets.assets.imported_contents import published_section
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.assets.provenance import provenance, with_sources
@@ -119,6 +120,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         ),
         continuation=continuation_report(opened),
         published=published_section(opened),
+        equal_rate=equal_rate_section(experiment, stored, baseline, primary_measure(experiment)),
     )
 
 

@@ -73,12 +73,14 @@ def _number(value: float | None) -> str:
 
 
 def comparisons_table(rows: Iterable[dict[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Differences to the baseline with interval and corrected p-value."""
-    lines = ["| subset | scale | measure | difference | interval | p (Holm) | pairs |", "|---|---|---|---|---|---|---|"]
+    """Differences to the baseline with interval, corrected p-value, and the variance ratio of shared noise."""
+    titles = ("subset", "scale", "measure", "difference", "interval", "p (Holm)", "pairs", "variance ratio", "interval")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in rows:
         lines.append(
             f"| {row['layer_subset']} | {row['scale']:g} | {MEASURES[row['metric']].label} "
             f"| {_number(row['difference'])} | [{_number(row['low'])}, {_number(row['high'])}] "
-            f"| {_number(row['p_holm'])} | {row['n_pairs']} |"
+            f"| {_number(row['p_holm'])} | {row['n_pairs']} | {_number(row['variance_ratio'])} "
+            f"| [{_number(row['variance_ratio_low'])}, {_number(row['variance_ratio_high'])}] |"
         )
     return dg.MetadataValue.md("\n".join(lines))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from backtracking_assets.equal_rate_records import EqualRate
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Cell, FinishReason, Subject, Verdict
 from backtracking_assets.reporting.imported_contents import PublishedSection
@@ -211,6 +212,15 @@ class ContinuationSection:
 
 
 @dataclass(frozen=True)
+class EqualRateSection:
+    """Layer subsets against the control `trigger_logits` at equal rate, or why they are not shown."""
+
+    results: tuple[EqualRate, ...]
+    absent_because: str = ""
+    """Empty where there are results, and where the plan has no such control."""
+
+
+@dataclass(frozen=True)
 class SweepReport:
     """Contents of the page of the whole sweep."""
 
@@ -229,3 +239,4 @@ class SweepReport:
     provenance: Provenance
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")
     published: PublishedSection = field(default_factory=PublishedSection)
+    equal_rate: EqualRateSection = EqualRateSection(())

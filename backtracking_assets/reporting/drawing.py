@@ -87,14 +87,14 @@ def baseline_handles(index: SweepIndex, measure: Measure) -> list[Artist]:
 
 
 def control_marker(index: SweepIndex, control: PlannedCell) -> str:
-    """A circle, or a cross for a random control that makes more wrong steps than the baseline."""
-    return "X" if index.errs_more(control.cell) else "o"
+    """A circle, or a cross for a random control that is set apart."""
+    return "X" if index.damage(control.cell) else "o"
 
 
 def control_handles(index: SweepIndex, controls: Sequence[PlannedCell], measure: Measure) -> list[Artist]:
     """Legend entries of the random controls that are drawn."""
     present = {control_marker(index, c) for c in controls if estimate_of(index.value(c.cell, measure.name)) is not None}
-    entries = (("o", "matched random control"), ("X", "… that makes more wrong steps"))
+    entries = (("o", "matched random control"), ("X", "… set apart: breaks arithmetic or coherence"))
     return [
         Line2D([], [], color=MUTED, marker=marker, mfc="white", markersize=5, linestyle="none", label=label)
         for marker, label in entries

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import SweepReport
+from backtracking_assets.reporting.control_ranks import control_rank, rank_sentences
 from backtracking_assets.reporting.formats import (
     equals_p,
     format_difference,
@@ -14,10 +15,22 @@ from backtracking_assets.reporting.formats import (
     join_names,
     plural,
 )
-from backtracking_assets.reporting.measured import Comparison, Key, Measurement, SweepIndex, index_sweep, lies_above
+from backtracking_assets.reporting.measured import (
+    SET_APART,
+    Comparison,
+    Key,
+    Measurement,
+    SweepIndex,
+    index_sweep,
+    lies_above,
+)
 
 NOTABLE_TRUNCATION = 0.05
 """Share of baseline completions that end at the token cap from which the page warns about it."""
+
+
+_MOST_NAMED = 4
+"""Controls that a sentence names; more are counted, and the table of controls names them."""
 
 
 @dataclass(frozen=True)
@@ -162,23 +175,41 @@ def _control_cautions(index: SweepIndex, best: _Drop) -> list[str]:
         why = "have been measured yet" if planned else "are in the plan"
         return [f"No random controls matched to {name} {why}, so the drop cannot be called specific to these layers."]
     sentence = f"{plural(len(measured), 'random control')} matched to {name} gave {_span(index, [*measured.values()])}"
-    erring = [cell.layer_subset for cell in measured if index.errs_more(cell)]
-    intact = [value for cell, value in measured.items() if not index.errs_more(cell)]
-    if erring and intact:
-        verb = "makes" if len(erring) == 1 else "make"
-        sentence += f", or {_span(index, intact)} without {join_names(erring)}, which {verb} more wrong steps"
-    elif erring:
-        sentence += " but make more wrong steps, so they are a poor comparison"
-    sentences = [f"{sentence}."]
+    broken = [cell for cell in measured if index.damage(cell)]
+    intact = [value for cell, value in measured.items() if cell not in broken]
+    if broken and intact:
+        sentence += f", or {_span(index, intact)} without {_set_apart(index, broken)}"
+    elif broken:
+        sentence += f" but {_shared_damage(index, broken)}, so they are a poor comparison"
+    sentences = [f"{sentence}.", *rank_sentences(control_rank(index, best.cell))]
     if len(measured) < len(planned):
         sentences.append(f"{len(planned) - len(measured)} more could not be measured yet.")
     as_low = [cell.layer_subset for cell, value in measured.items() if not lies_above(value, best.value)]
     if as_low:
         sentences.append(
-            f"The intervals of {join_names(as_low)} do not lie above that of {name}: "
+            f"The intervals of {_counted(as_low)} do not lie above that of {name}: "
             "the drop may not be specific to these layers."
         )
     return [" ".join(sentences)]
+
+
+def _set_apart(index: SweepIndex, broken: Sequence[Cell]) -> str:
+    """`random_2_of_x, which makes more wrong steps`, or how many where a list would be long."""
+    if len(broken) == 1:
+        return f"{broken[0].layer_subset}, which {join_names(index.damage(broken[0]))}"
+    return f"{_counted([cell.layer_subset for cell in broken])}, which break arithmetic or coherence"
+
+
+def _shared_damage(index: SweepIndex, broken: Sequence[Cell]) -> str:
+    """What all of them do, where it is one thing."""
+    kinds = {words for cell in broken for words in index.damage(cell)}
+    only = SET_APART["wrong_step_share"]
+    return only.replace("makes", "make") if kinds == {only} else "break arithmetic or coherence"
+
+
+def _counted(names: Sequence[str]) -> str:
+    """The names, or how many there are where the list would be long."""
+    return join_names(names) if len(names) <= _MOST_NAMED else f"{len(names)} of them"
 
 
 def _span(index: SweepIndex, values: Sequence[Measurement]) -> str:
@@ -192,15 +223,11 @@ def _span(index: SweepIndex, values: Sequence[Measurement]) -> str:
 def _side_effects(index: SweepIndex, cell: Cell) -> list[str]:
     """What else the intervention changed, which could explain the drop."""
     sentences: list[str] = []
-    degenerates = lies_above(index.value(cell, "degenerate_share"), index.baseline("degenerate_share"))
-    for metric, verb, holds in (
-        ("wrong_step_share", "makes more wrong steps", index.errs_more(cell)),
-        ("degenerate_share", "degenerates more often", degenerates),
-    ):
+    for metric, does in SET_APART.items():
         measure, value, baseline = MEASURES[metric], index.value(cell, metric), index.baseline(metric)
-        if holds:
+        if index.rises(cell, metric):
             sentences.append(
-                f"{cell.layer_subset} also {verb} than the baseline: {format_measurement(value, measure)} against "
+                f"{cell.layer_subset} also {does} than the baseline: {format_measurement(value, measure)} against "
                 f"{format_measurement(baseline, measure)}."
             )
     accuracy = index.comparison(cell, "accuracy")

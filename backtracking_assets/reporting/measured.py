@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from backtracking_assets.layer_subsets import TRIGGER_LOGITS
 from backtracking_assets.measures import MEASURES, Measure
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
@@ -13,6 +14,15 @@ from backtracking_assets.reporting.contents import PlannedCell, SweepReport
 
 FALLBACK_MEASURE = "strict_rate"
 """Takes the primary measure's place where a model's steps cannot be checked."""
+
+
+SET_APART = {
+    "wrong_step_share": "makes more wrong steps",
+    "off_chain_share": "leaves the problem's chain more often",
+    "degenerate_share": "degenerates more often",
+    "no_answer_share": "gives no answer more often",
+}
+"""Measures that show broken arithmetic or coherence, and what a cell does in which they lie above the baseline."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,10 @@ class Comparison:
     n_pairs: int
     n_problems: int
     method: str
+    variance_ratio: float | None = None
+    """Variance of the difference over what independent noise would give."""
+    variance_ratio_low: float | None = None
+    variance_ratio_high: float | None = None
 
 
 Key = tuple[Cell, str]
@@ -93,6 +107,9 @@ def comparisons(frame: pd.DataFrame) -> dict[Key, Comparison]:
                 n_pairs=int(row["n_pairs"]),
                 n_problems=int(row["n_problems"]),
                 method=str(row["method"]),
+                variance_ratio=_number(row["variance_ratio"]),
+                variance_ratio_low=_number(row["variance_ratio_low"]),
+                variance_ratio_high=_number(row["variance_ratio_high"]),
             ),
         )
     return found
@@ -151,8 +168,9 @@ class SweepIndex:
         return next((self.measured[key] for key in outside if key[1] == metric), None)
 
     def targeted(self) -> tuple[str, ...]:
-        """Names of the planned subsets that are no random controls, in the plan's order."""
-        return tuple(dict.fromkeys(c.cell.layer_subset for c in self.planned.values() if c.control_of is None))
+        """Names of the planned subsets that are no controls, in the plan's order."""
+        names = dict.fromkeys(c.cell.layer_subset for c in self.planned.values() if c.control_of is None)
+        return tuple(name for name in names if name != TRIGGER_LOGITS)
 
     def controls(self, layer_subset: str | None = None) -> tuple[PlannedCell, ...]:
         """Planned cells of random controls below scale 1: all, or those matched to one subset."""
@@ -164,16 +182,24 @@ class SweepIndex:
             and layer_subset in (None, planned.control_of)
         )
 
-    def errs_more(self, cell: Cell) -> bool:
-        """Whether the cell makes more wrong steps than the baseline: the interval of the paired difference is above 0.
+    def rises(self, cell: Cell, metric: str) -> bool:
+        """Whether a measure lies above the baseline: the interval of the paired difference is above 0.
 
         Paired, because the cell and the baseline answer the same problems with the same noise: that shows damage which
         two intervals side by side would hide. Uncorrected, because a control is to be doubted rather than trusted.
         """
-        paired = self.comparison(cell, "wrong_step_share")
+        paired = self.comparison(cell, metric)
         if paired is not None and paired.low is not None:
             return paired.low > 0
-        return lies_above(self.value(cell, "wrong_step_share"), self.baseline("wrong_step_share"))
+        return lies_above(self.value(cell, metric), self.baseline(metric))
+
+    def errs_more(self, cell: Cell) -> bool:
+        """Whether the cell makes more wrong steps than the baseline."""
+        return self.rises(cell, "wrong_step_share")
+
+    def damage(self, cell: Cell) -> tuple[str, ...]:
+        """What shows that the cell breaks single-step arithmetic or coherence, in words; empty where nothing does."""
+        return tuple(words for metric, words in SET_APART.items() if self.rises(cell, metric))
 
 
 def index_sweep(report: SweepReport) -> SweepIndex:

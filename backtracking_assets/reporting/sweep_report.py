@@ -8,6 +8,8 @@ from backtracking_assets.measures import MEASURES
 from backtracking_assets.reporting.contents import CheckOutcome, ContinuationSection, SweepReport
 from backtracking_assets.reporting.continuation import continuation_answer, continuation_limits, continuation_table
 from backtracking_assets.reporting.continuation_figure import continuation_figure
+from backtracking_assets.reporting.control_ranks import control_table
+from backtracking_assets.reporting.equal_rate import equal_rate_figure, equal_rate_sentence, equal_rate_table
 from backtracking_assets.reporting.figures import backtracking_against_accuracy, dose_response, subset_bars
 from backtracking_assets.reporting.findings import find_answer, find_limits
 from backtracking_assets.reporting.formats import (
@@ -20,18 +22,20 @@ from backtracking_assets.reporting.formats import (
 from backtracking_assets.reporting.measured import SweepIndex, index_sweep
 from backtracking_assets.reporting.page import Picture, embed, failed_checks, render_page
 from backtracking_assets.reporting.published import published_values
+from backtracking_assets.reporting.shared_noise import shared_noise_summary, shared_noise_table
 from backtracking_assets.reporting.tables import result_table
 
 
 @dataclass(frozen=True)
 class SubsetRow:
-    """One layer subset: what it scales, and whether it makes more wrong steps at the lowest scale."""
+    """One layer subset: what it scales, and what it breaks at the lowest scale."""
 
     name: str
     components: str
     control_of: str | None
     wrong_steps: str
     note: str
+    set_apart: bool
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ def render_sweep_report(report: SweepReport) -> str:
         groups=[list(rows) for _, rows in groupby(table.rows, key=lambda row: row.layer_subset)],
         subsets=_subset_rows(report, index),
         has_steps=index.baseline("wrong_step_share") is not None and index.primary.needs_steps,
-        lowest_scale=index.lowest_scale,
+        control_ranks=control_table(index),
+        equal_rate=_equal_rate(report),
+        noise_table=shared_noise_table(index),
+        noise_summary=shared_noise_summary(index),
         warned=warned,
         continuation_section=_continuation(report.continuation),
         published_section=published_values(report.published, index),
@@ -94,6 +101,26 @@ def _continuation(section: ContinuationSection) -> dict[str, Any]:
         ),
         "table": continuation_table(results),
         "limits": continuation_limits(results),
+    }
+
+
+def _equal_rate(report: SweepReport) -> dict[str, Any]:
+    """The values of the section on the comparison at equal rate."""
+    results = report.equal_rate.results
+    shown: dict[str, Any] = {"absent_because": report.equal_rate.absent_because, "sentences": [], "picture": None}
+    if not results:
+        return shown | {"table": None}
+    return shown | {
+        "sentences": [equal_rate_sentence(found) for found in results],
+        "picture": Picture(
+            wide=embed(equal_rate_figure(report)),
+            narrow=embed(equal_rate_figure(report, narrow=True)),
+            alt="Lines: accuracy against the rate of triggers, of the control and of each targeted subset over their "
+            "scales. The table gives the figures at equal rate.",
+            caption="The heavy line is the control. A subset on it does to accuracy what saying the word less often "
+            "does by itself; the number beside a point is its scale.",
+        ),
+        "table": equal_rate_table(results),
     }
 
 
@@ -155,14 +182,13 @@ def _pictures(report: SweepReport, index: SweepIndex) -> list[Picture]:
 
 
 def _subset_rows(report: SweepReport, index: SweepIndex) -> list[SubsetRow]:
-    """One row for each subset, at its lowest planned scale."""
+    """One row for each subset, at its lowest planned scale; controls that are set apart come last."""
     rows: list[SubsetRow] = []
     for name in dict.fromkeys(planned.cell.layer_subset for planned in report.cells):
         planned = min((p for p in report.cells if p.cell.layer_subset == name), key=lambda p: p.cell.scale)
         value = index.value(planned.cell, "wrong_step_share")
         notes = ["not measured"] if planned.status == "missing" else []
-        if index.errs_more(planned.cell):
-            notes.append("makes more wrong steps than the baseline")
+        notes += [f"{does} than the baseline" for does in index.damage(planned.cell)]
         accuracy = index.comparison(planned.cell, "accuracy")
         if accuracy is not None and accuracy.high is not None and accuracy.high < 0:
             notes.append(f"accuracy differs by {format_difference(accuracy, MEASURES['accuracy'])}")
@@ -173,6 +199,7 @@ def _subset_rows(report: SweepReport, index: SweepIndex) -> list[SubsetRow]:
                 control_of=planned.control_of,
                 wrong_steps=format_measurement(value, MEASURES["wrong_step_share"]),
                 note="; ".join(notes),
+                set_apart=planned.control_of is not None and bool(index.damage(planned.cell)),
             )
         )
-    return rows
+    return sorted(rows, key=lambda row: row.set_apart)

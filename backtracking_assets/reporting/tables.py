@@ -32,6 +32,14 @@ class Column:
 
 
 @dataclass(frozen=True)
+class TextTable:
+    """Columns, and the values of each row as text."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class ResultRow:
     """One planned cell: its values as text, one for each column."""
 

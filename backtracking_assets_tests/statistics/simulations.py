@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from backtracking_assets.analysis.statistics import holm, paired_difference, rate, share
+from backtracking_assets.analysis.statistics import Difference, holm, paired_difference, rate, share
 
 N_PROBLEMS, N_SAMPLES = 120, 4
 RATES = (0.02, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.98)
@@ -23,7 +23,7 @@ N_COMPARISONS = 30
 CLUSTERS = np.repeat(np.arange(N_PROBLEMS), N_SAMPLES)
 _ONES = np.ones(N_PROBLEMS * N_SAMPLES)
 _TOKENS, _TOKENS_OF_AN_EVENT = 30.0, 6.0
-_Outcomes = npt.NDArray[np.float64]
+_Hits = npt.NDArray[np.bool_]
 Interval = tuple[float | None, float | None]
 Study = Callable[[np.random.Generator, float, float, int], tuple[Interval, float]]
 """(generator, rate, correlation, resamples) to an interval and the truth that it should hold."""
@@ -47,7 +47,7 @@ class Proportion:
         return math.sqrt(p * (1 - p) / self.n)
 
 
-def problem_probabilities(generator: np.random.Generator, mean: float, correlation: float) -> _Outcomes:
+def problem_probabilities(generator: np.random.Generator, mean: float, correlation: float) -> npt.NDArray[np.float64]:
     """Each row's probability, equal within a problem: [rows]."""
     if correlation == 0:
         return np.full(N_PROBLEMS * N_SAMPLES, mean)
@@ -55,13 +55,17 @@ def problem_probabilities(generator: np.random.Generator, mean: float, correlati
     return np.repeat(generator.beta(mean * total, (1 - mean) * total, N_PROBLEMS), N_SAMPLES)
 
 
-def share_study(generator: np.random.Generator, mean: float, correlation: float, resamples: int) -> tuple:
+def share_study(
+    generator: np.random.Generator, mean: float, correlation: float, resamples: int
+) -> tuple[Interval, float]:
     hits = generator.random(len(CLUSTERS)) < problem_probabilities(generator, mean, correlation)
     found = share(hits, _ONES, CLUSTERS, confidence=CONFIDENCE)
     return (found.low, found.high), mean
 
 
-def rate_study(generator: np.random.Generator, mean: float, correlation: float, resamples: int) -> tuple:
+def rate_study(
+    generator: np.random.Generator, mean: float, correlation: float, resamples: int
+) -> tuple[Interval, float]:
     """Events for each token: completions of unequal length, which an event makes longer."""
     hits = generator.random(len(CLUSTERS)) < problem_probabilities(generator, mean, correlation)
     tokens = 1 + generator.poisson(_TOKENS - 1, len(CLUSTERS)) + _TOKENS_OF_AN_EVENT * hits
@@ -69,16 +73,21 @@ def rate_study(generator: np.random.Generator, mean: float, correlation: float, 
     return (found.low, found.high), mean / (_TOKENS + _TOKENS_OF_AN_EVENT * mean)
 
 
-def halved_study(generator: np.random.Generator, mean: float, correlation: float, resamples: int) -> tuple:
+def halved_study(
+    generator: np.random.Generator, mean: float, correlation: float, resamples: int
+) -> tuple[Interval, float]:
     """An intervention that halves every problem's rate, with noise shared with the baseline."""
     probabilities, noise = problem_probabilities(generator, mean, correlation), generator.random(len(CLUSTERS))
     return _paired(noise < probabilities / 2, noise < probabilities, resamples), -mean / 2
 
 
-def independent_study(generator: np.random.Generator, mean: float, correlation: float, resamples: int) -> tuple:
+def independent_study(
+    generator: np.random.Generator, mean: float, correlation: float, resamples: int
+) -> tuple[Interval, float]:
     """The same problems asked twice with independent noise: no difference."""
     probabilities = problem_probabilities(generator, mean, correlation)
-    first, second = (generator.random(len(CLUSTERS)) < probabilities for _ in range(2))
+    first = generator.random(len(CLUSTERS)) < probabilities
+    second = generator.random(len(CLUSTERS)) < probabilities
     return _paired(first, second, resamples), 0.0
 
 
@@ -122,10 +131,10 @@ def false_alarms(
     return Proportion(alarms, studies)
 
 
-def _paired(cell: _Outcomes, baseline: _Outcomes, resamples: int) -> Interval:
+def _paired(cell: _Hits, baseline: _Hits, resamples: int) -> Interval:
     found = _difference(cell, baseline, resamples)
     return found.low, found.high
 
 
-def _difference(cell, baseline, resamples: int):
+def _difference(cell: _Hits, baseline: _Hits, resamples: int) -> Difference:
     return paired_difference(cell, _ONES, baseline, _ONES, CLUSTERS, confidence=CONFIDENCE, resamples=resamples, seed=0)

@@ -88,6 +88,9 @@ def comparison_row(cell: Cell, metric: str, difference: float | None, **changes:
         "n_pairs": 480,
         "n_problems": 120,
         "method": "sign flips",
+        "variance_ratio": 0.4,
+        "variance_ratio_low": 0.3,
+        "variance_ratio_high": 0.5,
     }
     return row | changes
 
