@@ -17,7 +17,7 @@ from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure
 from backtracking_assets.records import METRICS, Cell, Problem
 
-METRICS_VERSION = "1"
+METRICS_VERSION = "2"
 """Raised whenever a change of this package changes an estimate or an interval."""
 
 
