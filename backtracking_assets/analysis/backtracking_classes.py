@@ -61,7 +61,7 @@ def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_o
     ``cut_off`` then. Takes time linear in the length of the text.
     """
     blind = blinded(text, events)
-    stated = [claim.end for claim in find_claims(tokens_of(blind))]
+    stated = [claim.end for claim in find_claims(tokens_of(blind))] if len(events) > 1 else []
     windows: list[int] = []
     for number in reversed(range(len(events))):
         event = events[number]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 from statsmodels.stats.proportion import proportion_confint
 
 from backtracking_assets.analysis.backtracking_classes import Classes, classify_text
@@ -60,6 +61,23 @@ def read_passages(path: Path = PASSAGES) -> list[Passage]:
         except (ValueError, KeyError, TypeError) as error:
             raise BacktrackingError(f"{path}, line {number}, is no labelled passage: {error!r}.") from error
     return passages
+
+
+def read_scores(path: Path = SCORES) -> dict[str, Any]:
+    """The figures that `benchmarks/golden.py` wrote, as JSON values.
+
+    Raises:
+        BacktrackingError: the file is not there or is not such a file.
+    """
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        _ = scores["detection_version"], scores["splits"]["held_out"]["passages"]["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BacktrackingError(
+            f"The golden scores {path} cannot be read ({error!r}); `git checkout -- {path.name}` in {path.parent} "
+            "brings them back."
+        ) from error
+    return scores
 
 
 def _passage(row: dict[str, Any]) -> Passage:
@@ -131,5 +149,5 @@ def _total(counts: Counter[tuple[str, str]], chosen: Iterable[bool]) -> int:
 def _share(hits: int, n: int, confidence: float) -> list[float | int] | None:
     if n == 0:
         return None
-    low, high = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
+    low, high = np.asarray(proportion_confint(hits, n, alpha=1 - confidence, method="wilson"))
     return [round(hits / n, 4), round(float(low), 4), round(float(high), 4), n]

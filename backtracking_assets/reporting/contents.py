@@ -72,6 +72,8 @@ class Event:
     end: int
     """Character after its last one."""
     kind: TriggerKind
+    event_class: str | None = None
+    """What follows it, by `records.EventClass`; None where it was not read."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Completion:
     finish_reason: FinishReason
     degeneration_rule: str | None
     """The rule that called it degenerate; None where none did."""
+    completion_class: str | None = None
+    """Its class by `records.CompletionClass`; None where it was not read."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,8 @@ class CellReport:
     checks: tuple[CheckOutcome, ...]
     examples: tuple[Example, ...]
     provenance: Provenance
+    class_examples: tuple[Example, ...] = ()
+    """One completion of each class that is not among the examples."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,19 @@ class ContinuationSection:
 
 
 @dataclass(frozen=True)
+class ClassRules:
+    """What is known of the rules that give completions their class."""
+
+    exact: bool
+    """Whether the text's grammar gives the classes exactly."""
+    golden: Mapping[str, Any] | None
+    """Agreement with the held-out half of the golden set (`data/golden/scores.json`); None where it is not known."""
+    golden_absent_because: str = ""
+    agreement: tuple[tuple[str, str, int], ...] = ()
+    """(exact class, class by the text rules, completions of the baseline); empty where there is no exact class."""
+
+
+@dataclass(frozen=True)
 class SweepReport:
     """Contents of the page of the whole sweep."""
 
@@ -220,4 +239,5 @@ class SweepReport:
     cells_digest: str
     """Digest of the cells that the page was made from."""
     provenance: Provenance
+    class_rules: ClassRules | None = None
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")

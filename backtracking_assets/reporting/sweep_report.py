@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from backtracking_assets.measures import MEASURES
+from backtracking_assets.reporting.classes import class_section
 from backtracking_assets.reporting.contents import CheckOutcome, ContinuationSection, SweepReport
 from backtracking_assets.reporting.continuation import continuation_answer, continuation_limits, continuation_table
 from backtracking_assets.reporting.continuation_figure import continuation_figure
@@ -66,6 +67,7 @@ def render_sweep_report(report: SweepReport) -> str:
         has_steps=index.baseline("wrong_step_share") is not None and index.primary.needs_steps,
         lowest_scale=index.lowest_scale,
         warned=warned,
+        class_section=class_section(report, index),
         continuation_section=_continuation(report.continuation),
         any_checks=any(planned.checks for planned in report.cells),
     )
