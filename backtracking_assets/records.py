@@ -15,6 +15,14 @@ FinishReason = Literal["eos", "length", "non_finite"]
 
 Verdict = Literal["correct", "wrong", "no_answer"]
 
+EventClass = Literal["genuine", "filler", "not_a_trigger", "cut_off"]
+"""What follows a trigger: a changed step, none, or the text's end before that could be seen; or its words belong to the
+problem's story."""
+
+CompletionClass = Literal["genuine", "silent", "filler", "none", "degenerate", "cut_off"]
+"""Of a completion; the first that holds. It degenerates, a trigger announces a changed step, a step is changed without
+a trigger, there is a trigger, there is one behind which the text was cut off, or none of these."""
+
 PositionKind = Literal["event", "control"]
 """A position at which the baseline began its first strict trigger, or a matched one of a completion without any."""
 
@@ -110,6 +118,17 @@ DETECTIONS = _schema(
     ("onset_character", _INT32, True),
     ("onset_token", _INT32, True),  # index into token_ids
     ("first_strict_token", _INT32, True),  # as onset_token, of the first strict event whatever the onset's priority
+    ("completion_class", _STRING, False),  # a records.CompletionClass
+    ("n_genuine", _INT32, False),  # triggers that announce a changed step
+    ("n_filler", _INT32, False),
+    ("n_silent", _INT32, False),  # changed steps that no trigger announces
+    # One element for each trigger, strict and relaxed, in the order of the text; the view `events` has a row for each.
+    ("event_phrases", pa.list_(_STRING), False),
+    ("event_kinds", pa.list_(_STRING), False),  # strict or relaxed
+    ("event_starts", pa.list_(_INT32), False),  # first character
+    ("event_ends", pa.list_(_INT32), False),  # character after the last
+    ("event_tokens", pa.list_(_INT32), False),  # index into token_ids
+    ("event_classes", pa.list_(_STRING), False),  # a records.EventClass each
     ("degenerate", _BOOL, False),
     ("degeneration_rule", _STRING, True),
     ("answer", _STRING, True),  # the answer as found in the text

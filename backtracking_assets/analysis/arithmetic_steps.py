@@ -7,7 +7,7 @@ off the chain if it is neither the problem's next operation on the running total
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backtracking_assets.analysis.triggers import trigger_pattern
 from backtracking_assets.experiment_sections import Detection
@@ -35,6 +35,10 @@ class Step:
     """Whether the step's own line begins with a strict trigger."""
     followed_by_wait: bool | None
     """Whether the next line begins with a strict trigger; None where the text ends before that is decided."""
+    start: int = field(default=0, compare=False)
+    """Character at which the line's arithmetic starts."""
+    end: int = field(default=0, compare=False)
+    """Character after its last one."""
 
     @property
     def is_wrong(self) -> bool:
@@ -90,6 +94,19 @@ class Steps:
             for step, redo in zip(self.steps, self.steps[1:], strict=False)
         )
 
+    @property
+    def changed_redos(self) -> tuple[Step, ...]:
+        """Steps that repeat the operation of the step right before them with another result, with a trigger or without.
+
+        A wrong step that left its total as it was (``10 + 1 = 10``), followed by the same operation of the problem,
+        reads like a redo and counts as one.
+        """
+        return tuple(
+            redo
+            for step, redo in zip(self.steps, self.steps[1:], strict=False)
+            if (redo.left, redo.operand) == (step.left, step.operand) and redo.result != step.result
+        )
+
 
 def read_steps(completion_text: str, rules: Detection, question: str = "") -> Steps:
     """Read the steps of a completion whose prompt ended with an opening ``<think>`` line.
@@ -103,8 +120,8 @@ def read_steps(completion_text: str, rules: Detection, question: str = "") -> St
     n_unreadable = 0
     lines = list(_lines(completion_text))
     trigger = trigger_pattern(rules.strict)
-    waits = [trigger.match(line) for line, _ in lines]
-    for number, (line, finished) in enumerate(lines):
+    waits = [trigger.match(line) for line, _, _ in lines]
+    for number, (line, finished, offset) in enumerate(lines):
         if line == _THINK_CLOSE:
             break
         wait = waits[number]
@@ -115,9 +132,19 @@ def read_steps(completion_text: str, rules: Detection, question: str = "") -> St
             continue
         followed = None
         if number + 1 < len(lines):
-            followed = _follow_up(*lines[number + 1], waits[number + 1] is not None, rules)
+            followed = _follow_up(*lines[number + 1][:2], waits[number + 1] is not None, rules)
         sign = 1 if match[2] == "+" else -1
-        steps.append(Step(int(match[1]), sign * int(match[3]), int(match[4]), wait is not None, followed))
+        steps.append(
+            Step(
+                left=int(match[1]),
+                operand=sign * int(match[3]),
+                result=int(match[4]),
+                after_wait=wait is not None,
+                followed_by_wait=followed,
+                start=offset + match.start(1),
+                end=offset + match.end(),
+            )
+        )
     return Steps(tuple(steps), n_unreadable, _n_off_chain(steps, question))
 
 
@@ -148,16 +175,18 @@ def _n_off_chain(steps: Iterable[Step], question: str) -> int | None:
     return n_off_chain
 
 
-def _lines(text: str) -> Iterator[tuple[str, bool]]:
-    """Lines that are not blank, each with whether it is finished, up to and with ``</think>`` as a line of its own."""
+def _lines(text: str) -> Iterator[tuple[str, bool, int]]:
+    """Lines that are not blank, each with whether it is finished and where it starts, up to and with ``</think>``."""
     thought, close, _ = text.partition(_THINK_CLOSE)
     lines = thought.split("\n")
+    offset = 0
     for number, line in enumerate(lines):
         stripped = line.strip()
         if stripped and stripped != _THINK_OPEN:
-            yield stripped, bool(close) or number + 1 < len(lines)
+            yield stripped, bool(close) or number + 1 < len(lines), offset + line.index(stripped)
+        offset += len(line) + 1
     if close:
-        yield close, True
+        yield close, True, len(thought)
 
 
 def _follow_up(line: str, finished: bool, waits: bool, rules: Detection) -> bool | None:

@@ -26,6 +26,10 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
     "wrong_step_share": ("n_wrong_steps", "n_steps"),
     "off_chain_share": ("n_off_chain_steps", "n_steps"),
     "corrected_share": ("n_corrected_steps", "n_wrong_steps_followed"),
+    "genuine_share": ("is_genuine", None),
+    "silent_share": ("is_silent", None),
+    "filler_share": ("is_filler", None),
+    "neither_share": ("is_none", None),
     "truncated_share": ("truncated", None),
     "degenerate_share": ("degenerate", None),
     "no_answer_share": ("no_answer", None),
@@ -73,6 +77,8 @@ def joined(rows: CellRows) -> pd.DataFrame:
         raise BacktrackingError(f"{rows.cell}: steps were read in some of its rows only; detect the cell anew.")
     merged["no_answer"] = merged["verdict"] == "no_answer"
     merged["answered"] = ~merged["no_answer"]
+    for name in ("genuine", "silent", "filler", "none"):
+        merged[f"is_{name}"] = merged["completion_class"] == name
     merged["non_finite"] = merged["finish_reason"] == "non_finite"
     return merged.drop(columns="_merge").sort_values(["problem_id", "sample_id"], ignore_index=True)
 

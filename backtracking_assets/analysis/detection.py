@@ -1,6 +1,6 @@
 """Reading every completion of a table: triggers, degeneration, answer and steps, one row of DETECTIONS each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +11,9 @@ import pyarrow as pa
 from backtracking_assets import conditions
 from backtracking_assets.analysis.answers import judge, warm_up
 from backtracking_assets.analysis.arithmetic_steps import read_steps
+from backtracking_assets.analysis.backtracking_classes import classify_chain, classify_text
 from backtracking_assets.analysis.degeneration import degeneration_rule
-from backtracking_assets.analysis.triggers import find_events, onset, token_at
+from backtracking_assets.analysis.triggers import Event, find_events, onset, token_at
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
@@ -68,7 +69,7 @@ def detect(completions: pa.Table, problems: Mapping[str, Problem], rules: Detect
             "rules_digest": digest,
             "truncated": finish_reason == "length",
             "run_id": run_id,
-            **_read(text, token_ids, token_starts, problems[problem_id], rules),
+            **_read(text, token_ids, token_starts, finish_reason == "length", problems[problem_id], rules),
         }
         for fingerprint, problem_id, sample_id, text, finish_reason, token_ids, token_starts in zip(
             *columns, _lists(ordered, "token_ids"), _lists(ordered, "token_starts"), strict=True
@@ -81,6 +82,7 @@ def _read(
     text: str,
     token_ids: npt.NDArray[np.int32],
     token_starts: npt.NDArray[np.int32],
+    truncated: bool,
     problem: Problem,
     rules: Detection,
 ) -> dict[str, Any]:
@@ -90,6 +92,8 @@ def _read(
     rule = degeneration_rule(text, token_ids, rules)
     answer = judge(text, problem.answer, rules.answer_marker)
     steps = read_steps(text, rules, problem.question) if rules.steps == "arithmetic_chain" else None
+    state = {"degenerate": rule is not None, "cut_off": truncated}
+    classes = classify_text(text, events, **state) if steps is None else classify_chain(text, events, steps, **state)
     return {
         "has_strict": bool(strict),
         "has_relaxed": bool(events),
@@ -99,12 +103,29 @@ def _read(
         "onset_character": first.start if first else None,
         "onset_token": _token(token_starts, first.start, problem) if first else None,
         "first_strict_token": _token(token_starts, strict[0].start, problem) if strict else None,
+        "completion_class": classes.completion,
+        "n_genuine": classes.events.count("genuine"),
+        "n_filler": classes.events.count("filler"),
+        "n_silent": classes.n_silent,
+        **_event_columns(events, token_starts, problem),
+        "event_classes": list(classes.events),
         "degenerate": rule is not None,
         "degeneration_rule": rule,
         "answer": answer.found,
         "verdict": answer.verdict,
         "correct": answer.verdict == "correct",
         **{name: None if steps is None else getattr(steps, name) for name in STEP_COLUMNS},
+    }
+
+
+def _event_columns(events: Sequence[Event], token_starts: npt.NDArray[np.int32], problem: Problem) -> dict[str, Any]:
+    """The columns with one element for each event."""
+    return {
+        "event_phrases": [event.phrase for event in events],
+        "event_kinds": [event.kind for event in events],
+        "event_starts": [event.start for event in events],
+        "event_ends": [event.end for event in events],
+        "event_tokens": [_token(token_starts, event.start, problem) for event in events],
     }
 
 

@@ -214,11 +214,11 @@ def quotient(
     estimate = float(_quotients(sums.sum(axis=0)[np.newaxis])[0])
     if not math.isfinite(estimate):
         return Estimate(None, None, None, n, n_clusters, method)
-    found = _quotients(_bootstrap_weights(len(sums), resamples, seed) @ sums)
+    found = _quotients(bootstrap_weights(len(sums), resamples, seed) @ sums)
     defined = ~np.isnan(found)
     if len(sums) < 2 or defined.mean() < _LEAST_DEFINED:
         return Estimate(estimate, None, None, n, n_clusters, method)
-    low, high = np.quantile(found[defined], _tails(confidence), method="inverted_cdf")
+    low, high = np.quantile(found[defined], tails(confidence), method="inverted_cdf")
     ends = [None if math.isinf(end) else float(end) for end in (low, high)]
     return Estimate(estimate, ends[0], ends[1], n, n_clusters, method)
 

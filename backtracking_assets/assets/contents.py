@@ -1,12 +1,13 @@
 """Filling the reports from the store."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import pandas as pd
 import pyarrow as pa
 
 from backtracking_assets.analysis.comparisons import compare_cells
-from backtracking_assets.analysis.triggers import find_events
+from backtracking_assets.assets.class_contents import class_rules
 from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.equal_rate_contents import equal_rate_section
 from backtracking_assets.assets.imported_contents import published_section
@@ -25,9 +26,8 @@ from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.assets.stored_variants import Stored, StoredVariant
 from backtracking_assets.assets.sweep_status import cells_digest
 from backtracking_assets.experiment import Experiment, scale_key
-from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Cell, CompletionClass
 from backtracking_assets.reporting.contents import (
     CellReport,
     Completion,
@@ -69,6 +69,7 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         comparisons = table.to_pandas()
         # Corrected p-values belong to the whole plan; here is one cell of it.
         comparisons["p_holm"] = None
+    shown = examples(stored, baseline)
     return CellReport(
         study=study_of(experiment),
         cell=cell,
@@ -84,7 +85,8 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         baseline_metrics=None if baseline is None else metrics_of(opened, baseline.cell).to_pandas(),
         comparisons=comparisons,
         checks=checks_of(opened).get(cell, ()),
-        examples=examples(stored, baseline),
+        examples=shown,
+        class_examples=class_examples(stored, baseline, shown),
         provenance=provenance(
             experiment,
             stored.completions,
@@ -118,6 +120,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
             opened,
             {str(cell.cell): cell.fingerprint for cell in stored},
         ),
+        class_rules=class_rules(experiment, baseline),
         continuation=continuation_report(opened),
         published=published_section(opened),
         equal_rate=equal_rate_section(experiment, stored, baseline, primary_measure(experiment)),
@@ -145,6 +148,23 @@ def examples(stored: Stored, baseline: Stored | None) -> tuple[Example, ...]:
     return tuple(_example(stored, key, own[key], other.get(key), absent) for key in ranked[:_EXAMPLES_A_CELL])
 
 
+def class_examples(stored: Stored, baseline: Stored | None, shown: Sequence[Example]) -> tuple[Example, ...]:
+    """One completion of each class that is not among the examples shown, beside the baseline's."""
+    own = _by_key(stored)
+    other = _by_key(baseline) if baseline is not None and baseline.fingerprint != stored.fingerprint else {}
+    missing = list(get_args(CompletionClass))
+    for example in shown:
+        if example.completion.completion_class in missing:
+            missing.remove(example.completion.completion_class)
+    order = {problem_id: rank for rank, problem_id in enumerate(stored.opened.problems)}
+    found: list[Example] = []
+    for name in missing:
+        keys = [key for key, (_, detection) in own.items() if detection["completion_class"] == name]
+        for key in sorted(keys, key=lambda key: (key[1], order.get(key[0], len(order))))[:1]:
+            found.append(_example(stored, key, own[key], other.get(key), ""))
+    return tuple(found)
+
+
 def _by_key(stored: Stored) -> dict[tuple[str, int], tuple[dict, dict]]:
     """(completion, detection) by (problem id, sample id)."""
     detections = {(row["problem_id"], row["sample_id"]): row for row in stored.detections.to_pylist()}
@@ -157,26 +177,35 @@ def _example(
     stored: Stored, key: tuple[str, int], own: tuple[dict, dict], other: tuple[dict, dict] | None, absent: str
 ) -> Example:
     problem = stored.opened.problems[key[0]]
-    rules = stored.opened.experiment.detection
     return Example(
         cell=stored.subject,
         problem_id=problem.problem_id,
         sample_id=key[1],
         question=problem.question,
         reference_answer=problem.answer,
-        completion=_completion(*own, rules),
-        baseline=None if other is None else _completion(*other, rules),
+        completion=_completion(*own),
+        baseline=None if other is None else _completion(*other),
         no_baseline_because=absent if other is None else "",
     )
 
 
-def _completion(completion: dict, detection: dict, rules: Detection) -> Completion:
+def _completion(completion: dict, detection: dict) -> Completion:
     return Completion(
         text=completion["text"],
-        events=tuple(Event(event.start, event.end, event.kind) for event in find_events(completion["text"], rules)),
+        events=tuple(
+            Event(start, end, kind, event_class)
+            for start, end, kind, event_class in zip(
+                detection["event_starts"],
+                detection["event_ends"],
+                detection["event_kinds"],
+                detection["event_classes"],
+                strict=True,
+            )
+        ),
         verdict=detection["verdict"],
         finish_reason=completion["finish_reason"],
         degeneration_rule=detection["degeneration_rule"],
+        completion_class=detection["completion_class"],
     )
 
 

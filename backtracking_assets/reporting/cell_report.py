@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from backtracking_assets.measures import MEASURES, Measure
+from backtracking_assets.reporting.class_figure import Row as ClassRow
+from backtracking_assets.reporting.class_figure import class_bars
 from backtracking_assets.reporting.contents import CellReport
 from backtracking_assets.reporting.figures import cell_overview
 from backtracking_assets.reporting.formats import (
@@ -71,9 +73,22 @@ def render_cell_report(report: CellReport) -> str:
             alt=f"Main shares of {report.cell}, with intervals; the table below gives the figures.",
             caption="Main shares with their intervals; the figures at the right are this cell's.",
         ),
+        class_picture=Picture(
+            wide=embed(class_bars(_class_rows(report, own, baseline))),
+            narrow=None,
+            alt=f"Shares of the classes of completions of {report.cell}; the table below gives the figures.",
+            caption="Every completion has one class.",
+        ),
         rows=[_row(name, own, baseline, compared) for name in MEASURES if name in own],
         condition=json.dumps(dict(report.condition), indent=2, sort_keys=True, ensure_ascii=False),
     )
+
+
+def _class_rows(
+    report: CellReport, own: Mapping[str, Measurement], baseline: Mapping[str, Measurement]
+) -> list[ClassRow]:
+    beside: list[ClassRow] = [("baseline", baseline.get)] if baseline else []
+    return [(str(report.cell), own.get), *beside]
 
 
 def _lead(report: CellReport) -> str:

@@ -74,6 +74,8 @@ class Event:
     end: int
     """Character after its last one."""
     kind: TriggerKind
+    event_class: str | None = None
+    """What follows it, by `records.EventClass`; None where it was not read."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Completion:
     finish_reason: FinishReason
     degeneration_rule: str | None
     """The rule that called it degenerate; None where none did."""
+    completion_class: str | None = None
+    """Its class by `records.CompletionClass`; None where it was not read."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ class CellReport:
     checks: tuple[CheckOutcome, ...]
     examples: tuple[Example, ...]
     provenance: Provenance
+    class_examples: tuple[Example, ...] = ()
+    """One completion of each class that is not among the examples."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +227,19 @@ class EqualRateSection:
 
 
 @dataclass(frozen=True)
+class ClassRules:
+    """What is known of the rules that give completions their class."""
+
+    exact: bool
+    """Whether the text's grammar gives the classes exactly."""
+    golden: Mapping[str, Any] | None
+    """Agreement with the held-out half of the golden set (`data/golden/scores.json`); None where it is not known."""
+    golden_absent_because: str = ""
+    agreement: tuple[tuple[str, str, int], ...] = ()
+    """(exact class, class by the text rules, completions of the baseline); empty where there is no exact class."""
+
+
+@dataclass(frozen=True)
 class SweepReport:
     """Contents of the page of the whole sweep."""
 
@@ -237,6 +256,7 @@ class SweepReport:
     cells_digest: str
     """Digest of the cells that the page was made from."""
     provenance: Provenance
+    class_rules: ClassRules | None = None
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")
     published: PublishedSection = field(default_factory=PublishedSection)
     equal_rate: EqualRateSection = EqualRateSection(())

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from backtracking_assets.measures import MEASURES
+from backtracking_assets.reporting.classes import class_section
 from backtracking_assets.reporting.contents import CheckOutcome, ContinuationSection, SweepReport
 from backtracking_assets.reporting.continuation import continuation_answer, continuation_limits, continuation_table
 from backtracking_assets.reporting.continuation_figure import continuation_figure
@@ -74,6 +75,7 @@ def render_sweep_report(report: SweepReport) -> str:
         noise_table=shared_noise_table(index),
         noise_summary=shared_noise_summary(index),
         warned=warned,
+        class_section=class_section(report, index),
         continuation_section=_continuation(report.continuation),
         published_section=published_values(report.published, index),
         any_checks=any(planned.checks for planned in report.cells),

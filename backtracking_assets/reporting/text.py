@@ -72,7 +72,8 @@ def _marked_span(text: str, start: int, end: int, events: Sequence[Event]) -> Ma
         if first >= last:
             continue
         parts.append(_shown(text[position:first]))
-        parts.append(Markup('<mark class="{}">{}</mark>').format(event.kind, _shown(text[first:last])))
+        meaning = Markup(' title="{}"').format(event.event_class.replace("_", " ")) if event.event_class else ""
+        parts.append(Markup('<mark class="{}"{}>{}</mark>').format(event.kind, meaning, _shown(text[first:last])))
         position = last
     parts.append(_shown(text[position:end]))
     return Markup("").join(parts)

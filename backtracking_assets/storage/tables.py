@@ -185,6 +185,7 @@ def create_statements() -> list[str]:
         f"insert into schema_version values ({SCHEMA_VERSION})",
         *(table.create_sql() for table in TABLES.values()),
         _generations_view(),
+        _EVENTS_VIEW,
         _RESULTS_VIEW,
     ]
 
@@ -212,6 +213,18 @@ def _generations_view() -> str:
             and detections.rules_digest = cells.rules_digest
     """
 
+
+_EVENTS_VIEW = """
+    create view events as
+    select
+        fingerprint, problem_id, sample_id, rules_digest,
+        event_number - 1 as event_index,
+        event_phrases[event_number] as phrase, event_kinds[event_number] as kind,
+        event_starts[event_number] as start_character, event_ends[event_number] as end_character,
+        event_tokens[event_number] as token_index, event_classes[event_number] as event_class,
+        completion_class
+    from (select *, unnest(range(1, len(event_starts) + 1)) as event_number from detections)
+"""
 
 _RESULTS_VIEW = """
     create view results as

@@ -85,6 +85,7 @@ def generate(layout: StoreLayout, of: Condition, wanted: list[Key], size: int = 
 def detections_of(fingerprint: str, wanted: Iterable[Key], rules_digest: str = RULES, **changes: Any) -> pa.Table:
     """Detections with made-up counts; columns that may be NULL are."""
     made_up: dict[pa.DataType, Any] = {pa.string(): "correct", pa.int32(): 1, pa.bool_(): True}
+    made_up |= {pa.list_(pa.string()): ["made up"], pa.list_(pa.int32()): [1]}
     row = {field.name: None if field.nullable else made_up[field.type] for field in DETECTIONS}
     row |= {"fingerprint": fingerprint, "rules_digest": rules_digest, "run_id": "run-2", **changes}
     return table_of([{**row, "problem_id": key[0], "sample_id": key[1]} for key in wanted], DETECTIONS)

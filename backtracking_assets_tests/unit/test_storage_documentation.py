@@ -64,8 +64,8 @@ def _link(layout: StoreLayout, cell: Cell, fingerprint: str, digest: str) -> Non
     )
 
 
-def test_the_page_has_five_queries() -> None:
-    assert len(QUERIES) == 5
+def test_the_page_has_six_queries() -> None:
+    assert len(QUERIES) == 6
 
 
 @pytest.mark.parametrize("sql", QUERIES, ids=lambda sql: sql.split()[0])

@@ -1,0 +1,156 @@
+"""The class of a completion and of each of its events: genuine, filler, silent, none, degenerate.
+
+Revisions are found without looking at triggers (`revisions`, or exactly in an arithmetic chain); here the two meet.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from backtracking_assets.analysis.arithmetic_steps import Steps
+from backtracking_assets.analysis.revisions import blinded, find_revisions
+from backtracking_assets.analysis.statements import find_claims, tokens_of
+from backtracking_assets.analysis.triggers import Event
+from backtracking_assets.records import CompletionClass, EventClass
+
+WINDOW = 420
+"""Characters behind an event within which a revision counts as announced by it."""
+
+_CONTEXT = 120
+"""Characters on either side of an event that tell whether it belongs to the story."""
+
+_QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]|(?<!\w)['‘][^'‘’\n]{1,200}['’](?!\w)")
+_LEADS_IN = {"but", "oh", "no", "so", "hmm", "hm", "ok", "okay", "ah", "uh", "um", "well", "yes", "and", "or", "then"}
+_BEFORE = re.compile(r"([^\W\d_]+)[ \t]+$")
+_VERB_BEHIND = re.compile(
+    r"[ \t]+(?:for|until|till|times?|to|on|at|in|here|there|outside|lists?|about|[0-9]+"
+    r"|an?[ \t]+(?:hour|day|week)\w*)\b",
+    re.IGNORECASE,
+)
+_ASKS = re.compile(r"\b(?:how|what|which|who|did|does|do)\b[^.!?\n]{0,60}$", re.IGNORECASE)
+_NO_OWN_MISTAKE = re.compile(r"\b(?:by|every|each|his|her|their|no such)[ \t]+$|['’]s[ \t]+$", re.IGNORECASE)
+
+
+class Spanned(Protocol):
+    """A changed step by where it stands in the text."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of one completion."""
+
+    completion: CompletionClass
+    events: tuple[EventClass, ...]
+    """One for each event, in their order."""
+    n_silent: int
+    """Revisions that no event announces."""
+
+
+def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_off: bool) -> Classes:
+    """Classes of running text, by the rules of `revisions` and of `not_a_trigger`.
+
+    ``cut_off`` says that the text ended at the token cap: an event behind which it ends too early to tell is
+    ``cut_off`` then. Takes time linear in the length of the text.
+    """
+    blind = blinded(text, events)
+    stated = [claim.end for claim in find_claims(tokens_of(blind))] if len(events) > 1 else []
+    windows: list[int] = []
+    for number in reversed(range(len(events))):
+        event = events[number]
+        end = min(event.start + WINDOW, len(text))
+        if number + 1 < len(events) and events[number + 1].start < end:
+            place = bisect_left(stated, event.end)
+            if place < len(stated) and stated[place] <= events[number + 1].start:
+                end = events[number + 1].start
+            else:  # nothing is stated between the two, so they announce the same
+                end = min(end, windows[-1])
+        windows.append(end)
+    quoted = _are_quoted(text, events)
+    triggers = [not quote and not is_no_trigger(text, event) for event, quote in zip(events, quoted, strict=True)]
+    return _classify(events, triggers, windows[::-1], find_revisions(blind), len(text), degenerate, cut_off)
+
+
+def classify_chain(text: str, events: Sequence[Event], steps: Steps, *, degenerate: bool, cut_off: bool) -> Classes:
+    """Classes of an arithmetic chain: exact, up to a redo that reads like the next step (`Steps.changed_redos`).
+
+    An event announces what the first step behind it does.
+    """
+    ends = [step.end for step in steps.steps]
+    windows = [ends[place] if (place := bisect_left(ends, event.end)) < len(ends) else len(text) for event in events]
+    return _classify(events, [True] * len(events), windows, steps.changed_redos, len(text), degenerate, cut_off)
+
+
+def is_no_trigger(text: str, event: Event) -> bool:
+    """Whether the words of an event belong to the story: `wait 5 minutes`, `how many did she actually eat`."""
+    line = max(event.start - _CONTEXT, 0)
+    line = max(text.rfind("\n", line, event.start) + 1, line)
+    before, behind = text[line : event.start], text[event.end : event.end + _CONTEXT]
+    leading = _BEFORE.search(before)
+    word = leading[1].casefold() if leading else ""
+    match event.phrase.casefold():
+        case "wait":
+            return bool(word and word not in _LEADS_IN) or bool(_VERB_BEHIND.match(behind))
+        case "hold on":
+            return bool(word and word not in _LEADS_IN) or bool(re.match(r"[ \t]+to\b", behind))
+        case "actually":
+            return bool(word) and bool(_ASKS.search(before))
+        case "mistake":
+            return bool(_NO_OWN_MISTAKE.search(before))
+    return False
+
+
+def _are_quoted(text: str, events: Sequence[Event]) -> list[bool]:
+    """Whether each event stands within quotation marks."""
+    spans = [match.span() for match in _QUOTED.finditer(text)] if events else []
+    starts = [start for start, _ in spans]
+    places = [bisect_right(starts, event.start) - 1 for event in events]
+    return [place >= 0 and event.end <= spans[place][1] for event, place in zip(events, places, strict=True)]
+
+
+def _classify(
+    events: Sequence[Event],
+    triggers: Sequence[bool],
+    windows: Sequence[int],
+    revisions: Sequence[Spanned],
+    length: int,
+    degenerate: bool,
+    cut_off: bool,
+) -> Classes:
+    """Match events with revisions; each event announces what begins within its window and ends behind it."""
+    ends = [revision.end for revision in revisions]
+    announced: set[int] = set()
+    classes: list[EventClass] = []
+    for event, is_trigger, window in zip(events, triggers, windows, strict=True):
+        if not is_trigger:
+            classes.append("not_a_trigger")
+            continue
+        place = bisect_right(ends, event.start)
+        own = place < len(revisions) and revisions[place].start < window
+        if own:
+            while place < len(revisions) and revisions[place].start < window:
+                announced.add(place)
+                place += 1
+        classes.append("genuine" if own else "cut_off" if cut_off and window >= length else "filler")
+    n_silent = len(revisions) - len(announced)
+    return Classes(_completion_class(classes, n_silent, degenerate), tuple(classes), n_silent)
+
+
+def _completion_class(events: Sequence[EventClass], n_silent: int, degenerate: bool) -> CompletionClass:
+    """What was changed goes before what was only said; a completion that breaks down is neither."""
+    if degenerate:
+        return "degenerate"
+    if "genuine" in events:
+        return "genuine"
+    if n_silent:
+        return "silent"
+    if "filler" in events:
+        return "filler"
+    return "cut_off" if "cut_off" in events else "none"
