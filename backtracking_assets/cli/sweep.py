@@ -23,6 +23,7 @@ from backtracking_assets.assets.progress import listening
 from backtracking_assets.assets.pushing import BackgroundPush, push_url, pushing_cells
 from backtracking_assets.assets.status import CellAsset, CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import current_baseline
+from backtracking_assets.assets.tracking import tracking_warning
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
 from backtracking_assets.cli.reconcile import reconcile_with_progress
@@ -225,6 +226,7 @@ class _Runner:
                     self._run(CELLS_JOB, cell, device, status.first_asset)
                 signals.stop_if_signaled()
                 bars.finish()
+                _warn(tracking_warning(), console)
                 if self.background is not None:
                     _warn(self.background.warning(), console)
                 left = len(statuses) - place - 1
