@@ -75,7 +75,7 @@ def run_name(opened: OpenExperiment) -> str:
 
 
 def _send(opened: OpenExperiment, cell: Cell) -> None:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]
 
     experiment = opened.experiment
     rows = queries.metrics(opened.layout).to_pylist()

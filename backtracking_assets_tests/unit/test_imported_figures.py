@@ -50,7 +50,7 @@ def test_rates_by_variant_and_condition_are_those_that_were_built_in(figures: di
 def test_intervals_are_clustered_by_example(figures: dict) -> None:
     row = figures[EVENTS_FILE, f"{FIRST} / baseline", "accuracy", "all"]
     correct = [float(s == 0) for e in range(10) for s in range(4)]
-    expected = share(correct, [1.0] * 40, [e for e in range(10) for s in range(4)], confidence=0.95)
+    expected = share(correct, [1.0] * 40, [str(e) for e in range(10) for s in range(4)], confidence=0.95)
     assert (row["low"], row["high"], row["n"], row["n_examples"]) == (expected.low, expected.high, 40, 10)
 
 
