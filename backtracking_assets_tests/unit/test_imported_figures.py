@@ -108,7 +108,19 @@ def test_the_faults_of_phase_1_have_their_figures(run: RunFolder) -> None:
     assert token_cap(run.events or ()) == 512
     assert faults["at_token_cap"].figure == 0.75
     assert "exactly 512 tokens" in faults["at_token_cap"].description
-    assert "1 count unknown answers as wrong, 4 leave them out" in faults["two_denominators"].description
+    assert (
+        "1 are over all completions, 4 over those with a known answer alone" in faults["two_denominators"].description
+    )
+
+
+def test_published_counts_tell_the_denominators_apart_without_events(tmp_path: Path) -> None:
+    (write_phase1(tmp_path / "run") / "analysis" / EVENTS_FILE).unlink()
+    run = read_run_folder(tmp_path / "run")
+    faults = _by_name(imported_faults(run, imported_figures(run, 0.95), None, 0.95))
+    # 20 of 80 in summary_metrics.json; 10 of 38 and 20 of 76 where 40 and 80 completions were published.
+    assert (
+        "1 are over all completions, 3 over those with a known answer alone" in faults["two_denominators"].description
+    )
 
 
 def test_the_baseline_of_a_sweep_is_held_against_phase_1(run: RunFolder, tmp_path: Path) -> None:
