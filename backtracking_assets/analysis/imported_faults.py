@@ -212,11 +212,12 @@ def _of_denominators(published: Sequence[PublishedFigure], figures: Sequence[dic
             told.setdefault((row["file"], row["entry"], row["measure"]), set()).add(row["denominator"])
     used = {kind: sorted(key for key, own in told.items() if own == {kind}) for kind in ("all", "answered")}
     if used["all"] and used["answered"]:
+        files = dict.fromkeys(file for file, _, _ in used["answered"])
         yield Fault(
             "two_denominators",
             float(len(used["answered"])),
             f"Published accuracies have two denominators: {len(used['all'])} are over all completions, "
-            f"{len(used['answered'])} over those with a known answer alone ({', '.join(dict.fromkeys(key[0] for key in used['answered']))}).",
+            f"{len(used['answered'])} over those with a known answer alone ({', '.join(files)}).",
         )
 
 
