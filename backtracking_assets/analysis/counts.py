@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.measures import Measure
-from backtracking_assets.records import COMPLETION_KEY, Subject
+from backtracking_assets.records import COMPLETION_KEY, Cell, Subject
 
 KEY = list(COMPLETION_KEY)
 STEPS_COLUMN = "n_steps"
@@ -46,6 +46,17 @@ class CellRows:
     cell: Subject
     completions: pa.Table
     detections: pa.Table
+
+
+def cell_of(rows: CellRows) -> Cell:
+    """The cell whose rows these are.
+
+    Raises:
+        BacktrackingError: they are those of a prompt variant, which has no scale.
+    """
+    if not isinstance(rows.cell, Cell):
+        raise BacktrackingError(f"{rows.cell} is no cell of the sweep, so it has no scale; give a cell.")
+    return rows.cell
 
 
 def joined(rows: CellRows) -> pd.DataFrame:

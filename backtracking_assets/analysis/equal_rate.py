@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
+from backtracking_assets.analysis.counts import CellRows, applies, cell_of, counts, joined
 from backtracking_assets.analysis.statistics import bootstrap_weights, tails
 from backtracking_assets.equal_rate_records import EqualRate, EqualRateOutcome, OutcomeVerdict
 from backtracking_assets.errors import BacktrackingError
@@ -51,9 +51,11 @@ def compare_at_equal_rate(
             the rate could be taken, or a measure has no denominator in too many resamples.
     """
     reference = joined(baseline)
-    below = sorted((rows for rows in control if rows.cell.scale < BASELINE_SCALE), key=lambda rows: rows.cell.scale)
+    below = sorted(
+        (rows for rows in control if cell_of(rows).scale < BASELINE_SCALE), key=lambda rows: cell_of(rows).scale
+    )
     frames = [*map(joined, below), reference]
-    scales = np.array([*(rows.cell.scale for rows in below), BASELINE_SCALE])
+    scales = np.array([*(cell_of(rows).scale for rows in below), BASELINE_SCALE])
     if not below:
         raise BacktrackingError("The trigger control has no cell below scale 1; generate one.")
     found: list[EqualRate] = []
@@ -82,7 +84,7 @@ def _compare(
     weights = np.vstack([np.ones((1, n_problems)), drawn])
     values = {measure.name: _ratios(measure, everything, weights) for measure in measures}
     rates = values[rate_measure.name]
-    defined = {name: np.isfinite(value).all(axis=1) for name, value in values.items()}
+    defined = {name: np.asarray(np.isfinite(value).all(axis=1)) for name, value in values.items()}
     named = [name for name in names if _is_defined(defined[name])]
     if not _is_defined(defined[rate_measure.name]) or not named:
         raise BacktrackingError(
@@ -93,7 +95,7 @@ def _compare(
     outside = (own < climbing[:, 0]) | (own > climbing[:, -1])
     lower, share_of_upper = _place(own, climbing)
     found = EqualRate(
-        cell=rows.cell,
+        cell=cell_of(rows),
         rate_measure=rate_measure.name,
         rate=float(own[0]),
         curve=tuple(zip(scales.tolist(), rates[0, 1:].tolist(), strict=True)),

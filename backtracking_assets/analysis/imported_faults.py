@@ -16,6 +16,8 @@ _LEAST_AT_CAP = 0.01
 """Share of completions of the very same, greatest length from which on that length must be the token cap."""
 
 _MOST_COMPLETIONS = 10**9
+_WHOLE_WITHIN = 1e-3
+"""A denominator that an accuracy of six places or more gives is a whole number of completions but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def imported_faults(
         *_of_missing(figures),
         *_of_sweep(run.figures, phase1, confidence),
         *_of_continuations(run),
-        *_of_denominators(figures),
+        *_of_denominators(run.figures, figures),
     ]
     if run.events:
         faults = [*_of_events(run, run.events, confidence), *faults]
@@ -202,22 +204,40 @@ def _of_continuations(run: RunFolder) -> Iterator[Fault]:
             )
 
 
-def _of_denominators(figures: Sequence[dict[str, Any]]) -> Iterator[Fault]:
-    """That published accuracies do not share a denominator, where the events tell the two apart."""
-    told: dict[tuple[str, str, str], set[str]] = {}
+def _of_denominators(published: Sequence[PublishedFigure], figures: Sequence[dict[str, Any]]) -> Iterator[Fault]:
+    """That published accuracies do not share a denominator, where the events or published counts tell the two apart."""
+    told = _told_by_counts(published)
     for row in figures:
         if row["outcome"] == "equal" and row["denominator"]:
             told.setdefault((row["file"], row["entry"], row["measure"]), set()).add(row["denominator"])
-    used = {
-        denominator: [key for key, own in told.items() if own == {denominator}] for denominator in ("all", "answered")
-    }
+    used = {kind: sorted(key for key, own in told.items() if own == {kind}) for kind in ("all", "answered")}
     if used["all"] and used["answered"]:
+        files = dict.fromkeys(file for file, _, _ in used["answered"])
         yield Fault(
             "two_denominators",
             float(len(used["answered"])),
-            f"Published accuracies have two denominators: {len(used['all'])} count unknown answers as wrong, "
-            f"{len(used['answered'])} leave them out ({', '.join(sorted({key[0] for key in used['answered']}))}).",
+            f"Published accuracies have two denominators: {len(used['all'])} are over all completions, "
+            f"{len(used['answered'])} over those with a known answer alone ({', '.join(files)}).",
         )
+
+
+def _told_by_counts(published: Sequence[PublishedFigure]) -> dict[tuple[str, str, str], set[str]]:
+    """The denominator of each accuracy of whose completions the correct ones and all are published, in any file."""
+    correct = {f.scope: f.value for f in published if f.scope is not None and f.measure in ("correct", "correct_count")}
+    totals = {f.scope: f.value for f in published if f.scope is not None and f.measure in TOTALS}
+    told: dict[tuple[str, str, str], set[str]] = {}
+    for figure in published:
+        if figure.scope is None:
+            continue
+        hits, total = correct.get(figure.scope, 0.0), totals.get(figure.scope, 0.0)
+        if figure.measure != "accuracy" or not 0 < hits <= total or not 0 < figure.value <= 1:
+            continue
+        denominator = hits / figure.value
+        whole = abs(denominator - round(denominator)) <= _WHOLE_WITHIN and hits <= round(denominator) <= total
+        if whole:
+            kind = "all" if round(denominator) == round(total) else "answered"
+            told[figure.file, figure.entry, figure.measure] = {kind}
+    return told
 
 
 def _of_counts(hits: float, total: float, confidence: float) -> Estimate | None:

@@ -20,6 +20,7 @@ from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.progress import Progress, tell
 from backtracking_assets.assets.pushing import cell_finished
 from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
+from backtracking_assets.assets.tracking import track_cell
 from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.execution.gpu_executor import GPU_POOL
 from backtracking_assets.experiment import Experiment
@@ -161,6 +162,7 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
         report, path = write_cell_report(opened, cell, context.run.run_id)
         version = detected_cell(opened, cell).page_version(current_baseline(opened))
         cell_finished(experiment, context.log.warning)
+        track_cell(opened, cell, context.log.warning)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
             metadata=report_metadata(experiment, report, path),

@@ -110,7 +110,8 @@ def _joined(
             known_fault=wrong_accuracy and measure == "accuracy",
         )
         cells.setdefault((cell, measure), published)
-    order = {cell: place for place, cell in enumerate(experiment.planned_cells())}
+    # The baseline first, as every other cell is read beside it.
+    order = {cell: (cell != baseline, place) for place, cell in enumerate(experiment.planned_cells())}
     return sorted(cells.values(), key=lambda published: (order[published.cell], published.measure)), list(left_out)
 
 

@@ -15,6 +15,7 @@ from backtracking_assets.assets.pushing import BackgroundPush
 from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import current_baseline
 from backtracking_assets.assets.stored_variants import current_variants, variants_of
+from backtracking_assets.assets.tracking import tracking_warning
 from backtracking_assets.assets.variant_status import VariantStatus, variants_status
 from backtracking_assets.assets.whole_study import WHOLE_STUDY, WholeStudyJob
 from backtracking_assets.cli.bars import progress_bars
@@ -125,6 +126,7 @@ class Runner:
                 run(turn.cell, turn.visited)
                 signals.stop_if_signaled()
                 bars.finish()
+                warn(tracking_warning(), console)
                 if self.background is not None:
                     warn(self.background.warning(), console)
                 left = len(subjects) - place - 1

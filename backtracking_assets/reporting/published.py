@@ -6,6 +6,7 @@ from typing import Any
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
+from backtracking_assets.reporting.drawing import estimate_of
 from backtracking_assets.reporting.formats import NOT_MEASURED, format_measurement
 from backtracking_assets.reporting.imported_contents import PublishedCell, PublishedSection
 from backtracking_assets.reporting.measured import Measurement, SweepIndex
@@ -47,7 +48,7 @@ def pairs_of(section: PublishedSection, index: SweepIndex) -> list[Pair]:
 def published_values(section: PublishedSection, index: SweepIndex) -> dict[str, Any]:
     """The values of the section of the sweep's page."""
     pairs = pairs_of(section, index)
-    drawn = [pair for pair in pairs if pair.measured is not None]
+    drawn = [pair for pair in pairs if estimate_of(pair.measured) is not None]
     picture = None
     if drawn:
         picture = Picture(
