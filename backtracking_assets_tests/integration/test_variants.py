@@ -205,7 +205,7 @@ def test_accuracy_not_above_shuffled_answers_fails_the_sweeps_variant_alone(stud
     ("changes", "reason", "then"),
     [
         ({}, "", ""),
-        ({"phase1": {"count": 6}}, "problems: +1", "generates 2, keeps 10"),
+        ({"phase1": {"count": 6}}, "problems: 1 added", "generates 2, keeps 10"),
         ({"phase1": {"samples": 1}}, "samples: 2 → 1 a problem", "links and reads anew"),
         (
             {"prompting": {"variants": {**TEXTS, "short": "{question} ="}}},
@@ -239,7 +239,7 @@ def test_what_is_not_there_is_refused_in_a_sentence(study: Study) -> None:
     opened = study.opened(**SECTIONS)
     with pytest.raises(StorageError, match="Prompt variant short has no completions yet; materialize its variant_gen"):
         linked_variant(opened, "short")
-    with pytest.raises(ExperimentError, match="There is no prompt variant 'shrt' .did you mean short"):
+    with pytest.raises(ExperimentError, match=r"There is no prompt variant 'shrt' \(did you mean short"):
         linked_variant(opened, "shrt")
     make_variant(opened, "short")
     with pytest.raises(StorageError, match="Prompt variant short is not read by the rules"):
