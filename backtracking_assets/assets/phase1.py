@@ -1,7 +1,6 @@
 """Assets of phase 1 as a whole: prompt variants, conditions, backtracking against accuracy, and the page."""
 
 from collections.abc import Callable
-from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -172,6 +171,6 @@ def _both_kinds(opened: OpenExperiment, table: pa.Table) -> list[CheckOutcome]:
 
 
 def _conditions_there(opened: OpenExperiment, table: pa.Table) -> list[CheckOutcome]:
-    missing: Any = compared_cells(opened).missing
+    missing = compared_cells(opened).missing
     said = f"Missing: {join_names(missing)}." if missing else "Every planned condition is there."
     return [CheckOutcome("conditions_there", not missing, "warning", said)]
