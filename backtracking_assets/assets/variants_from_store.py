@@ -18,6 +18,8 @@ from backtracking_assets.assets.event_log import (
     recorded_partitions,
 )
 from backtracking_assets.assets.generating import link_to_completions
+from backtracking_assets.assets.graph import experiment_assets
+from backtracking_assets.assets.jobs import VARIANT_ASSETS
 from backtracking_assets.assets.measuring import check_completions, measure_variant, read_variant
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.prompts_asked import changed_problem
@@ -31,7 +33,7 @@ from backtracking_assets.assets.stored_variants import (
     variant_checks_of,
 )
 from backtracking_assets.assets.variant_status import variants_status
-from backtracking_assets.assets.variants import sweeps_variant, variant_assets
+from backtracking_assets.assets.variants import sweeps_variant
 from backtracking_assets.records import Variant
 from backtracking_assets.storage import queries
 
@@ -86,9 +88,12 @@ def record_variants(instance: dg.DagsterInstance, opened: OpenExperiment) -> lis
     Raises:
         BacktrackingError: the store cannot be read.
     """
-    specs = {spec.key.path[-1]: spec for made in variant_assets(opened.experiment) for spec in made.specs}
-    done: list[tuple[str, Variant]] = []
-    for variant, stored in stored_variants(opened).items() if specs else ():
+    stored_now, done = stored_variants(opened), []
+    if not stored_now:
+        return done
+    names = {spec.key.path[-1]: spec for made in experiment_assets(opened.experiment) for spec in made.specs}
+    specs = {name: names[name] for name in VARIANT_ASSETS}
+    for variant, stored in stored_now.items():
         broken = {asset for asset in specs if failed(variant_checks_of(opened, asset).get(variant, ()))}
         for asset, version in _held(stored, broken):
             spec = specs[asset]

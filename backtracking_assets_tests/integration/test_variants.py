@@ -1,5 +1,6 @@
 """Phase 1's prompt variants: made beside the sweep's baseline, which shares its condition with one of them."""
 
+import io
 import json
 from collections.abc import Iterator
 from itertools import count
@@ -9,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pyarrow.compute as pc
 import pytest
+from rich.console import Console
 
 from backtracking_assets.assets.generating import ensure_completions, ensure_condition, link_to_completions
 from backtracking_assets.assets.jobs import VARIANTS_JOB
@@ -28,6 +30,9 @@ from backtracking_assets.assets.stored_variants import (
 )
 from backtracking_assets.assets.variant_status import variants_status
 from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.cli.rebuild_database import run_rebuild
+from backtracking_assets.cli.status import show_status
+from backtracking_assets.cli.sweep import run_sweep
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import ExperimentError, StorageError
 from backtracking_assets.experiment import Experiment
@@ -35,7 +40,6 @@ from backtracking_assets.models import generation
 from backtracking_assets.records import Cell, Variant
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.rows import Key, keys_of
-from backtracking_assets_tests.integration.processes import Finished, backtracking
 from backtracking_assets_tests.integration.studies import QUIET, Study, content, make_study
 from backtracking_assets_tests.tiny import write_problems
 
@@ -250,40 +254,42 @@ def test_what_is_not_there_is_refused_in_a_sentence(study: Study) -> None:
 
 
 def test_the_command_line_does_phase_1_and_what_is_missing_of_it(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path
+    study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path_factory.mktemp("streams")
-    study = make_phase1_study(tmp_path_factory.mktemp("study"), tiny_checkpoint)
+    def run(job: str) -> str:
+        said = io.StringIO()
+        assert run_sweep(str(study.file), [], [], job, Console(file=said, width=200)) == 0, said.getvalue()
+        return said.getvalue()
 
-    def run(*arguments: str) -> Finished:
-        return backtracking(*arguments, environment=study.environment, folder=folder)
+    def states() -> dict[str, str]:
+        capsys.readouterr()
+        show_status(str(study.file), True, Console())
+        document = json.loads(capsys.readouterr().out)
+        cells = {f"{row['layer_subset']} at {row['scale']:g}": row["state"] for row in document["cells"]}
+        return {**{row["variant"]: row["state"] for row in document["variants"]}, **cells}
 
-    def states(section: str) -> list[tuple[str, str]]:
-        found = run("status", str(study.file), "--json")
-        assert found.code == 0, found.stderr
-        return [(row.get("variant") or str(row["scale"]), row["state"]) for row in json.loads(found.stdout)[section]]
-
-    assert states("variants") == [("plain", "missing"), ("short", "missing"), ("long", "missing")]
-    said = run("sweep", str(study.file), "--job", "phase1")
-    assert said.code == 0, said.stderr
-    assert "tiny: 3 prompt variants of 10 completions, 0 done before, 3 to do." in said.stdout
-    assert "tiny: 3 cells of 6 completions, 0 done before, 3 to do." in said.stdout
-    assert states("variants") == [("plain", "done"), ("short", "done"), ("long", "done")]
+    assert set(states().values()) == {"missing"}
+    said = run("phase1")
+    assert "tiny: 3 prompt variants of 10 completions, 0 done before, 3 to do." in said
+    assert "tiny: 3 cells of 6 completions, 0 done before, 3 to do." in said
+    assert states() == dict.fromkeys(
+        ["plain", "short", "long", "attn_1 at 0", "attn_1 at 1", "random_1_of_attn_1 at 0"], "done"
+    )
     generated = queries.completion_counts(study.layout)
     assert sorted(generated.values()) == [6, 6, 10, 10, 10]  # the baseline's cell has generated nothing
 
     study.experiment(**{**SECTIONS, "prompting": {"variants": {**TEXTS, "long": "{question}?"}}})
-    assert states("variants")[2] == ("long", "stale")
-    said = run("sweep", str(study.file))
-    assert "tiny: 3 prompt variants of 10 completions, 2 done before, 1 to do." in said.stdout
+    assert {name for name, state in states().items() if state != "done"} == {"long"}
+    said = run("full_study")
+    assert "tiny: 3 prompt variants of 10 completions, 2 done before, 1 to do." in said
     assert sorted(queries.completion_counts(study.layout).values()) == [6, 6, 10, 10, 10, 10]
-    assert {state for _, state in states("variants") + states("cells")} == {"done"}
+    assert set(states().values()) == {"done"}
 
-    said = run("rebuild-database", str(study.file))
-    assert "3 prompt variants restored." in said.stdout
-    assert {state for _, state in states("variants") + states("cells")} == {"done"}
+    rebuilt = io.StringIO()
+    assert run_rebuild(str(study.file), Console(file=rebuilt, width=200)) == 0
+    assert "3 prompt variants restored." in rebuilt.getvalue()
+    assert set(states().values()) == {"done"}
 
     study.experiment(plan=SECTIONS["plan"])
-    said = run("sweep", str(study.file), "--job", "phase1")
-    assert (said.code, said.stdout) == (2, "")
-    assert "has no section phase1, which says on how many problems the prompt variants are compared" in said.stderr
+    with pytest.raises(ExperimentError, match="has no section phase1, which says on how many problems"):
+        run("phase1")
