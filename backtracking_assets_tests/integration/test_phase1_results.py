@@ -11,6 +11,7 @@ from backtracking_assets.assets.jobs import VARIANTS_JOB
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.phase1_contents import phase1_is_reported, phase1_report_path, write_phase1_report
 from backtracking_assets.assets.phase1_results import conditions_are_done, formatting_is_done, metrics_v2_is_done
+from backtracking_assets.assets.reconciling import reconcile
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Cell
@@ -124,6 +125,12 @@ def test_the_results_are_stored_and_shown_and_made_anew_only_where_their_inputs_
     assert not phase1_is_reported(opened)
     assert formatting_is_done(opened)
     assert metrics_v2_is_done(opened)
+    # Another Dagster instance takes from the store what is current, once.
+    with dg.DagsterInstance.ephemeral() as other:
+        first = [asset for asset, _ in reconcile(other, opened).recorded]
+        assert {"formatting_sweep", "metrics_v2"} <= set(first)
+        assert not {"compare_conditions", "phase1_report"} & set(first)
+        assert reconcile(other, opened).recorded == []
     # Other statistics make all of them older than they are asked for.
     changed = OpenExperiment(study.experiment(**CHANGES, statistics={"confidence": 0.9}))
     assert not formatting_is_done(changed)
