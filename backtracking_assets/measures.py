@@ -40,7 +40,7 @@ _ALL = (
     Measure("accuracy", "Accuracy", "share", "completion", "Completions whose answer equals the reference answer."),
     Measure(
         "accuracy_of_answered",
-        "Accuracy of those with an answer",
+        "Accuracy of answered",
         "share",
         "answer",
         "Of the completions in which an answer was found, the share whose answer equals the reference answer.",

@@ -94,7 +94,8 @@ def summarize_scan(positions: pa.Table, effects: pa.Table, *, statistics: Statis
         corrected over the components; distances have none, as they are never below 0.
     """
     where = positions.select([*_KEY, "kind"]).to_pandas()
-    changes = effects.to_pandas().merge(where, on=_KEY, validate="many_to_one")
+    # Sorted, as the last bits of a sum depend on its order.
+    changes = effects.to_pandas().merge(where, on=_KEY, validate="many_to_one").sort_values([*_COMPONENT, *_KEY])
     fixed = {
         "scan_digest": changes["scan_digest"].iloc[0],
         "statistics_digest": statistics_digest(statistics),

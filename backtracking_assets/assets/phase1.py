@@ -1,7 +1,6 @@
 """Assets of phase 1 as a whole: prompt variants, conditions, backtracking against accuracy, and the page."""
 
 from collections.abc import Callable
-from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -44,6 +43,13 @@ from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.reporting.formats import join_names
 from backtracking_assets.reporting.formatting import conditions_figure, formatting_figure
 
+FIGURES: dict[str, Callable[[OpenExperiment], Figure]] = {
+    "formatting_sweep": lambda opened: formatting_figure(formatting_results(opened)),
+    "metrics_v2": lambda opened: backtracking_figure(backtracking_results(opened)),
+    "compare_conditions": lambda opened: conditions_figure(condition_results(opened)),
+}
+"""The figure of each result, by the name of its asset."""
+
 _Checks = Callable[[OpenExperiment, pa.Table], list[CheckOutcome]]
 
 
@@ -56,7 +62,6 @@ def phase1_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             experiment,
             FORMATTING_SWEEP,
             FORMATTING_SOURCE,
-            lambda opened: formatting_figure(formatting_results(opened)),
             "variant_metrics",
             FORMATTING_VERSION,
             "Every measure of each prompt variant, and its paired difference to the sweep's own.",
@@ -68,7 +73,6 @@ def phase1_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             experiment,
             METRICS_V2,
             BACKTRACKING_SOURCE,
-            lambda opened: backtracking_figure(backtracking_results(opened)),
             "variant_metrics",
             BACKTRACKING_VERSION,
             "Accuracy with and without a strict trigger in the baseline of each prompt variant, never pooled.",
@@ -80,7 +84,6 @@ def phase1_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             experiment,
             COMPARE_CONDITIONS,
             CONDITIONS_SOURCE,
-            lambda opened: conditions_figure(condition_results(opened)),
             "metrics",
             CONDITIONS_VERSION,
             "Baseline, targeted subset and its random controls side by side, paired with the baseline.",
@@ -96,7 +99,6 @@ def _result_asset(
     experiment: Experiment,
     result: Result,
     source: SectionSource,
-    figure: Callable[[OpenExperiment], Figure],
     upstream: str,
     code_version: str,
     description: str,
@@ -126,7 +128,7 @@ def _result_asset(
         return dg.MaterializeResult(
             data_version=dg.DataVersion(version),
             check_results=check_results(outcomes_of(opened, table)),
-            metadata=section_metadata(source.build(opened), figure(opened), table),
+            metadata=section_metadata(source.build(opened), FIGURES[source.asset](opened), table),
         )
 
     return computed
@@ -172,6 +174,6 @@ def _both_kinds(opened: OpenExperiment, table: pa.Table) -> list[CheckOutcome]:
 
 
 def _conditions_there(opened: OpenExperiment, table: pa.Table) -> list[CheckOutcome]:
-    missing: Any = compared_cells(opened).missing
+    missing = compared_cells(opened).missing
     said = f"Missing: {join_names(missing)}." if missing else "Every planned condition is there."
     return [CheckOutcome("conditions_there", not missing, "warning", said)]

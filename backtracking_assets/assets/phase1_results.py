@@ -274,3 +274,6 @@ METRICS_V2 = Result(
     _compute_backtracking,
     queries.backtracking_accuracy,
 )
+
+RESULTS = {"formatting_sweep": FORMATTING_SWEEP, "metrics_v2": METRICS_V2, "compare_conditions": COMPARE_CONDITIONS}
+"""By the name of the asset."""

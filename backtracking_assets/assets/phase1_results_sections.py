@@ -106,6 +106,8 @@ BACKTRACKING_SOURCE = SectionSource(
     lambda opened: result_version(METRICS_V2, opened),
     lambda opened: backtracking_section(backtracking_results(opened), BACKTRACKING_TITLE),
 )
+RESULT_SOURCES = {source.asset: source for source in (FORMATTING_SOURCE, CONDITIONS_SOURCE, BACKTRACKING_SOURCE)}
+"""By the name of the asset."""
 
 
 def _required(result: Result, opened: OpenExperiment, asset: str) -> pa.Table:

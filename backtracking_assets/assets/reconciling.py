@@ -38,6 +38,8 @@ from backtracking_assets.assets.held import Held, HeldCell, held_cells, held_swe
 from backtracking_assets.assets.jobs import CELL_ASSETS
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import report_path, sweep_report_path
+from backtracking_assets.assets.phase1_from_store import record_phase1
+from backtracking_assets.assets.scan_from_store import record_scan
 from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.assets.stored_cells import StoredCell, current_baseline, metrics_of
 from backtracking_assets.assets.sweep_metadata import (
@@ -100,6 +102,7 @@ def reconcile(
     """
     result = Reconciled(sources=record_sources(instance, opened))
     result.variants = record_variants(instance, opened)
+    result.recorded += [(asset, None) for asset in record_scan(instance, opened)]
     log, held = _Log(instance, opened), held_cells(opened)
     due = [cell for cell in log.keys if any(_is_due(log, asset, cell, held.get(cell)) for asset in CELL_ASSETS)]
     for done, cell in enumerate(due, start=1):
@@ -121,6 +124,7 @@ def reconcile(
             result.recorded.append((asset, None))
         elif found is not None and asset not in sweep:
             result.strays.append(Stray(asset, None, _ABSENT))
+    result.recorded += [(asset, None) for asset in record_phase1(instance, opened)]
     return result
 
 

@@ -172,6 +172,19 @@ def selected_components_is_done(opened: OpenExperiment) -> bool:
     return opened.experiment.scan is None or stored_selection(opened) is not None
 
 
+def data_versions(opened: OpenExperiment) -> dict[str, str]:
+    """The data version of each asset of the scan that is stored and current, upstream first."""
+    stored = _baseline(opened)
+    if stored is None:
+        return {}
+    held = {
+        "logit_lens": (stored_lens, scan_digest),
+        "component_importance": (stored_scan, scan_digest),
+        "selected_components": (stored_selection, selection_digest),
+    }
+    return {asset: version(opened, stored) for asset, (table, version) in held.items() if table(opened) is not None}
+
+
 def selection_file(opened: OpenExperiment) -> Path:
     return opened.layout.root / SELECTION_FILE
 

@@ -57,7 +57,7 @@ def backtracking_section(results: BacktrackingResults, title: str) -> Section:
                 "points are the difference over all completions and hollow ones that within problems.",
             ),
         ),
-        tables=(_table(results, found),),
+        tables=_tables(results, found),
         limits=(
             "Each prompt variant is a condition of its own and stands by itself: over pooled conditions, what changes "
             "both would look like an association.",
@@ -124,31 +124,35 @@ def _sentence(found: _Found, variant: str) -> str:
         return f"{sentence}. No problem has completions of both kinds."
     return (
         f"{sentence}. Within {plural(within.value.n_problems, 'problem')} with completions of both kinds it is "
-        f"{_text(own, 'difference_within')} ({equals_p(within.p_holm)})."
+        f"{_text(own, 'difference_within')} (Holm-corrected {equals_p(within.p_holm)})."
     )
 
 
-def _table(results: BacktrackingResults, found: _Found) -> SectionTable:
-    columns = [Column("variant", "left"), Column("completions", "left")]
-    for figure in BACKTRACKING_FIGURES.values():
-        columns.append(Column(figure.label, "right", figure.description))
-        if figure.name in _WITH_P:
-            columns.append(Column("p (Holm)", "right"))
-    rows = []
-    for variant in results.variants:
-        for completions, label in _COMPLETIONS.items():
-            own = {name: found[variant, completions, name] for name in BACKTRACKING_FIGURES}
-            values = [variant, label]
-            for name in BACKTRACKING_FIGURES:
-                values.append(_text(own, name) + _counts(name, own[name]))
-                if name in _WITH_P:
-                    values.append(format_p(own[name].p_holm))
-            rows.append(tuple(values))
-    return SectionTable(
-        f"Accuracy with and without a strict trigger, with {results.confidence:.0%} intervals clustered by problem.",
-        tuple(columns),
-        tuple(rows),
+def _tables(results: BacktrackingResults, found: _Found) -> tuple[SectionTable, ...]:
+    """Accuracy of both kinds, then how they compare."""
+    interval = f"with {results.confidence:.0%} intervals clustered by problem"
+    captions = (
+        f"Accuracy with and without a strict trigger, {interval}; right answers of completions in brackets.",
+        f"Completions with a strict trigger compared with those without, {interval}.",
     )
+    tables = []
+    for caption, compared in zip(captions, (False, True), strict=True):
+        figures = [figure for figure in BACKTRACKING_FIGURES.values() if (figure.unit != "share") == compared]
+        columns = [Column("variant", "left"), Column("completions", "left")]
+        for figure in figures:
+            columns.append(Column(figure.label, "right", figure.description))
+            columns += [Column("p (Holm)", "right")] if figure.name in _WITH_P else []
+        rows = []
+        for variant in results.variants:
+            for completions, label in _COMPLETIONS.items():
+                own = {name: found[variant, completions, name] for name in BACKTRACKING_FIGURES}
+                values = [variant, label]
+                for figure in figures:
+                    values.append(_text(own, figure.name) + _counts(figure.name, own[figure.name]))
+                    values += [format_p(own[figure.name].p_holm)] if figure.name in _WITH_P else []
+                rows.append(tuple(values))
+        tables.append(SectionTable(caption, tuple(columns), tuple(rows)))
+    return tuple(tables)
 
 
 def _text(own: dict[str, _Figure], name: str) -> str:

@@ -13,6 +13,7 @@ from backtracking_assets.reporting.formats import (
     equals_p,
     format_difference,
     format_measurement,
+    format_number,
     format_p,
     join_names,
     plural,
@@ -22,8 +23,17 @@ from backtracking_assets.reporting.phase1_frames import Measured, measured_by_na
 from backtracking_assets.reporting.sections import Section, SectionTable, draw_picture
 from backtracking_assets.reporting.tables import Column
 
-_SHOWN = ("strict_rate", "accuracy", "accuracy_of_answered", "no_answer_share", "truncated_share", "degenerate_share")
-_COMPARED = ("strict_rate", "accuracy", "accuracy_of_answered")
+_SHOWN = (
+    "strict_rate",
+    "accuracy",
+    "accuracy_of_answered",
+    "wrong_step_share",
+    "no_answer_share",
+    "truncated_share",
+    "degenerate_share",
+)
+_COMPARED = ("strict_rate", "accuracy", "accuracy_of_answered", "truncated_share", "degenerate_share")
+_DRAWN = ("strict_rate", "accuracy", "accuracy_of_answered")
 
 
 @dataclass(frozen=True)
@@ -74,16 +84,14 @@ def formatting_section(results: FormattingResults, title: str) -> Section:
                 "sweep uses, and the band its interval.",
             ),
         ),
-        tables=(
-            _table(
-                f"Every prompt variant on {plural(any_row.n, 'completion')} of "
-                f"{plural(any_row.n_problems, 'problem')}, with {results.confidence:.0%} intervals clustered by "
-                "problem; the shaded one is the sweep's own.",
-                "variant",
-                results.variants,
-                found,
-                shown,
-            ),
+        tables=_tables(
+            f"Every prompt variant on {plural(any_row.n, 'completion')} of "
+            f"{plural(any_row.n_problems, 'problem')}, with {results.confidence:.0%} intervals clustered by "
+            "problem; the shaded one is the sweep's own.",
+            "variant",
+            results.variants,
+            found,
+            shown,
         ),
         limits=(
             f"A difference is paired: the same problems and samples with the same sampling noise, minus {reference}. p "
@@ -98,17 +106,24 @@ def formatting_section(results: FormattingResults, title: str) -> Section:
 def formatting_figure(results: FormattingResults, narrow: bool = False) -> Figure:
     """Rates of the variants side by side, the sweep's own as the line."""
     found = measured_by_name(results.rows, "variant")
-    shown = [name for name in _shown(results.primary, found) if name in (results.primary, *_COMPARED)]
+    shown = [name for name in _shown(results.primary, found) if name in (results.primary, *_DRAWN)]
     return _figure(results.variants, found, shown, [0] + [1] * (len(results.variants) - 1), (), narrow)
 
 
 def conditions_section(results: ConditionResults, title: str) -> Section:
     """What the targeted subset does, beside random controls of it."""
     found, names = _conditions(results), _names(results)
-    shown, baseline = _shown(results.primary, found), names[0]
+    shown = _shown(results.primary, found)
     paragraphs = [
-        _sentence(found, names[1:], MEASURES[name], baseline) for name in dict.fromkeys((shown[0], "accuracy"))
+        _targeted_sentence(results, found, names[1:], MEASURES[name]) for name in dict.fromkeys((shown[0], "accuracy"))
     ]
+    if erring := [
+        name for name in names[1:] if name != results.targeted and _errs_more(found.get((name, "wrong_step_share")))
+    ]:
+        paragraphs.append(
+            f"{join_names(erring)} {'makes' if len(erring) == 1 else 'make'} more wrong steps than the baseline, the "
+            "interval of the paired difference above 0: a poor control, whose other changes may follow from that."
+        )
     if results.missing:
         paragraphs.append(
             f"Missing, and therefore not compared: {join_names(results.missing)}. The sweep makes them; until then "
@@ -126,16 +141,14 @@ def conditions_section(results: ConditionResults, title: str) -> Section:
                 "band its interval.",
             ),
         ),
-        tables=(
-            _table(
-                f"Baseline, targeted subset and its random controls, on the sweep's problems and samples, with "
-                f"{results.confidence:.0%} intervals clustered by problem; the shaded row is the baseline.",
-                "condition",
-                names,
-                found,
-                shown,
-                dict(results.components),
-            ),
+        tables=_tables(
+            f"Baseline, targeted subset and its random controls, on the sweep's problems and samples, with "
+            f"{results.confidence:.0%} intervals clustered by problem; the shaded row is the baseline.",
+            "condition",
+            names,
+            found,
+            shown,
+            dict(results.components),
         ),
         limits=(
             "A random control scales as many attention and MLP blocks, drawn outside the targeted subset. Fewer than "
@@ -201,16 +214,50 @@ def _sentence(found: dict[tuple[str, str], Measured], others: Sequence[str], mea
     )
 
 
-def _table(
+def _targeted_sentence(
+    results: ConditionResults, found: dict[tuple[str, str], Measured], others: Sequence[str], measure: Measure
+) -> str:
+    """What the measure is in the baseline, and by how much the targeted subset and each control differ."""
+    baseline = found.get(("baseline", measure.name))
+    start = (
+        f"{measure.label}: {format_measurement(None if baseline is None else baseline.value, measure)} in the baseline"
+    )
+    own = found.get((results.targeted, measure.name))
+    if own is None or own.difference is None:
+        return f"{start}; {results.targeted} is not there to compare yet."
+    difference = own.difference
+    said = (
+        f"{start}. {results.targeted} differs by {format_difference(difference, measure)}, paired over "
+        f"{plural(difference.n_pairs, 'completion')} of {plural(difference.n_problems, 'problem')} (Holm-corrected "
+        f"{equals_p(difference.p_holm)})"
+    )
+    controls = [
+        format_number(row.difference.difference, measure, signed=True)
+        for name in others
+        if name != results.targeted
+        and (row := found.get((name, measure.name))) is not None
+        and row.difference is not None
+    ]
+    if not controls:
+        return f"{said}; no random control is there beside it."
+    return f"{said}, its {plural(len(controls), 'random control')} by {join_names(controls)}."
+
+
+def _errs_more(steps: Measured | None) -> bool:
+    return steps is not None and steps.difference is not None and (steps.difference.low or 0.0) > 0
+
+
+def _tables(
     caption: str,
     title: str,
     names: Sequence[str],
     found: dict[tuple[str, str], Measured],
     shown: Sequence[str],
     components: dict[str, str] | None = None,
-) -> SectionTable:
+) -> tuple[SectionTable, ...]:
+    """The measures, then the paired differences."""
     compared = [name for name in shown if name in (*_COMPARED, shown[0])]
-    columns = [Column(title, "left")]
+    columns, differing = [Column(title, "left")], [Column(title, "left")]
     columns += [] if components is None else [Column("components", "left")]
     for name in shown:
         measure = MEASURES[name]
@@ -218,11 +265,10 @@ def _table(
         if measure.per != "completion":
             columns.append(Column(f"{measure.per}s", "right", f"The denominator of {measure.label}."))
     for name in compared:
-        columns.append(Column(f"Δ {MEASURES[name].label}", "right", "Minus the shaded row, paired."))
-        columns.append(Column("p (Holm)", "right"))
-    rows = []
+        differing += [Column(f"Δ {MEASURES[name].label}", "right"), Column("p (Holm)", "right")]
+    rows, differences = [], []
     for row_name in names:
-        values = [row_name]
+        values, others = [row_name], [row_name]
         values += [] if components is None else [components.get(row_name, "none")]
         for name in shown:
             own = found.get((row_name, name))
@@ -232,10 +278,15 @@ def _table(
         for name in compared:
             own = found.get((row_name, name))
             difference = None if own is None else own.difference
-            values.append(format_difference(difference, MEASURES[name]))
-            values.append(NOT_MEASURED if difference is None else format_p(difference.p_holm))
+            others.append(format_difference(difference, MEASURES[name]))
+            others.append(NOT_MEASURED if difference is None else format_p(difference.p_holm))
         rows.append(tuple(values))
-    return SectionTable(caption, tuple(columns), tuple(rows), shaded=frozenset({0}))
+        differences.append(tuple(others))
+    first = SectionTable(caption, tuple(columns), tuple(rows), shaded=frozenset({0}))
+    if not differences[1:]:
+        return (first,)
+    said = f"Minus {names[0]}, paired by problem and sample, with intervals clustered by problem."
+    return (first, SectionTable(said, tuple(differing), tuple(differences[1:])))
 
 
 def _figure(

@@ -43,7 +43,7 @@ class ScanFacts:
     """The most tokens between the index of a control and that of its event."""
 
 
-def lens_section(summaries: pd.DataFrame, facts: ScanFacts) -> Section:
+def lens_section(summaries: pd.DataFrame, facts: ScanFacts, *, pictured: bool = True) -> Section:
     """The logit lens, from rows of `scan_records.LENS_SUMMARIES`."""
     found = {(str(row["measure"]), int(row["layer"])): row for row in _records(summaries)}
     layers = sorted({layer for _, layer in found})
@@ -87,7 +87,9 @@ def lens_section(summaries: pd.DataFrame, facts: ScanFacts) -> Section:
     return Section(
         LENS_TITLE,
         (said, where),
-        (
+        ()
+        if not pictured
+        else (
             draw_picture(
                 lambda narrow: lens_figure(summaries, narrow),
                 "Logit, log-probability and rank of the onset token by layer, at events and at matched positions.",
@@ -104,7 +106,9 @@ def lens_section(summaries: pd.DataFrame, facts: ScanFacts) -> Section:
     )
 
 
-def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], facts: ScanFacts) -> Section:
+def scan_section(
+    summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], facts: ScanFacts, *, pictured: bool = True
+) -> Section:
     """The component scan, from rows of `scan_records.COMPONENT_SUMMARIES`."""
     found = {
         tuple(row[name] for name in ("mode", "component", "kind", "measure", "layer")): row
@@ -177,7 +181,9 @@ def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], 
             f"Of {len(drops)} components, {len(specific)} have a specific drop above 0 (Holm-corrected p below "
             f"{1 - facts.confidence:.2g}): {_names(specific)}.",
         ),
-        (
+        ()
+        if not pictured
+        else (
             draw_picture(
                 lambda narrow: scan_figure(summaries, selected, narrow),
                 "Heat strips over the layers: loss at events, loss at matched positions, and their difference.",
@@ -199,7 +205,7 @@ def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], 
     )
 
 
-def selection_section(selection: pd.DataFrame, facts: ScanFacts) -> Section:
+def selection_section(selection: pd.DataFrame, facts: ScanFacts, *, pictured: bool = True) -> Section:
     """The selected components, from rows of `scan_records.SELECTED_COMPONENTS`."""
     ordered = sorted(_records(selection), key=lambda row: (row["component"], row["rank"]))
     chosen = [row for row in ordered if row["selected"]]
@@ -232,7 +238,9 @@ def selection_section(selection: pd.DataFrame, facts: ScanFacts) -> Section:
             "fill up the number that is asked for.",
             f"Criterion: {selection['criterion'].iloc[0]}",
         ),
-        (
+        ()
+        if not pictured
+        else (
             draw_picture(
                 lambda narrow: selection_figure(selection, narrow),
                 "The best components of each kind with intervals, and how often each is selected.",

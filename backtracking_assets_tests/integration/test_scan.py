@@ -11,6 +11,7 @@ import pytest
 
 from backtracking_assets.assets.jobs import VARIANTS_JOB
 from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.scan_from_store import record_scan
 from backtracking_assets.assets.scan_metadata import SCAN_SECTIONS
 from backtracking_assets.assets.scanning import (
     component_importance_is_done,
@@ -29,8 +30,8 @@ from backtracking_assets_tests.integration.studies import QUIET, Study, make_stu
 LENS, SCAN, SELECTION = "phase1_logit_lens", "phase1_component_importance", "phase1_selected_components"
 CHANGES: dict[str, Any] = {
     "problems": {"count": 2, "samples": 2},
-    "phase1": {"count": 5, "samples": 12, "compare": "attn_1"},
-    "scan": {"events": 10, "seed": 5, "top": 1, "bootstrap": 200},
+    "phase1": {"count": 5, "samples": 8, "compare": "attn_1"},
+    "scan": {"events": 6, "seed": 5, "top": 1, "bootstrap": 200},
     "generation": {"completions_per_chunk": 20},
     # Letters that the random model happens to write as words of their own.
     "detection": {"strict": ["B", "S", "o", "d", "x"]},
@@ -110,7 +111,7 @@ def test_the_three_jobs_measure_every_layer_and_component_at_every_position(
     places, effects = tables["scan_positions"], tables["component_effects"]
     events = places[places["kind"] == "event"]
     n_positions = len(places)
-    assert len(events) == told[SCAN]["events_used"] == 10
+    assert len(events) == told[SCAN]["events_used"] == 6
     assert told[SCAN]["matched_positions"] == n_positions - len(events) > 0
     assert set(places["problem_id"]) <= set(held_out_problems(OpenExperiment(experiment)))
     assert not set(places["problem_id"]) & set(OpenExperiment(experiment).problems)
@@ -148,6 +149,37 @@ def test_the_selection_is_written_for_layer_subsets(
         assert max(own, key=lambda row: row["score"])["rank"] == 1
 
 
+def test_sections_of_the_page_say_what_was_looked_at(
+    experiment: Experiment, scanned: dict[str, dg.ExecuteInProcessResult]
+) -> None:
+    opened = OpenExperiment(experiment)
+    sections = {source.asset: source.build(opened) for source in SCAN_SECTIONS}
+    assert all(source.version(opened) for source in SCAN_SECTIONS)
+    for section in sections.values():
+        assert section.paragraphs
+        assert section.pictures
+        assert section.tables[0].rows
+    assert [row[0] for row in sections["logit_lens"].tables[0].rows] == ["the embedding", "layer 0", "layer 1"]
+    assert "6 events of " in sections["logit_lens"].limits[0]
+    assert "3 problems that the sweep does not use" in sections["component_importance"].limits[0]
+    assert SCAN_SECTIONS[1].build(opened) == sections["component_importance"]  # the same bytes, its figure included
+
+
+def test_another_dagster_instance_learns_of_it_from_the_store(
+    experiment: Experiment, scanned: dict[str, dg.ExecuteInProcessResult]
+) -> None:
+    opened = OpenExperiment(experiment)
+    with dg.DagsterInstance.ephemeral() as other:
+        assert record_scan(other, opened) == ["logit_lens", "component_importance", "selected_components"]
+        assert record_scan(other, opened) == []
+        event = other.get_latest_materialization_event(dg.AssetKey(["tiny", "selected_components"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    (made,) = [event.materialization for event in scanned[SELECTION].get_asset_materialization_events()]
+    tags = event.asset_materialization.tags or {}
+    assert tags["dagster/data_version"] == (made.tags or {})["dagster/data_version"]
+
+
 def test_run_again_nothing_is_measured_and_nothing_changes(
     instance: dg.DagsterInstance,
     study: Study,
@@ -171,20 +203,22 @@ def test_run_again_nothing_is_measured_and_nothing_changes(
 
 
 def test_measured_anew_it_gives_the_same_values(
-    instance: dg.DagsterInstance, study: Study, scanned: dict[str, dg.ExecuteInProcessResult]
+    instance: dg.DagsterInstance,
+    study: Study,
+    experiment: Experiment,
+    scanned: dict[str, dg.ExecuteInProcessResult],
 ) -> None:
     before = without_run(stored(study))
     text = (study.layout.root / "selected_components.json").read_bytes()
-    fewer = study.experiment(**{**CHANGES, "scan": {**CHANGES["scan"], "events": 4}})
+    fewer = study.experiment(**{**CHANGES, "scan": {**CHANGES["scan"], "events": 3}})
     assert not component_importance_is_done(OpenExperiment(fewer))
     assert "component scan is not there, or was computed from something else" in failure(
         run(instance, fewer, SELECTION)
     )
-    for name in (LENS, SCAN, SELECTION):
-        assert run(instance, fewer, name).success
+    assert run(instance, fewer, SCAN).success
     assert stored(study)["scan_positions"].num_rows < before["scan_positions"].num_rows
     again = study.experiment(**CHANGES)
-    for name in (LENS, SCAN, SELECTION):
+    for name in (SCAN, SELECTION):
         assert run(instance, again, name).success
     assert without_run(stored(study)) == before
     assert (study.layout.root / "selected_components.json").read_bytes() == text
@@ -199,42 +233,28 @@ def test_each_part_goes_by_its_own_inputs(
     wider = OpenExperiment(study.experiment(**CHANGES, statistics={"confidence": 0.9}))
     assert (logit_lens_is_done(wider), component_importance_is_done(wider)) == (False, False)
     opened = OpenExperiment(study.experiment(**CHANGES))
+    written = selection_file(opened).read_bytes()
     selection_file(opened).unlink()
     assert not selected_components_is_done(opened)
+    selection_file(opened).write_bytes(written)
+    assert selected_components_is_done(opened)
 
 
 def test_other_statistics_measure_nothing_anew(
     instance: dg.DagsterInstance,
     study: Study,
+    experiment: Experiment,
     scanned: dict[str, dg.ExecuteInProcessResult],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = stored(study)
     monkeypatch.setattr("backtracking_assets.assets.scan_measuring.loaded_model", lambda *arguments: None)
     wider = study.experiment(**CHANGES, statistics={"confidence": 0.99})
-    for name in (LENS, SCAN):
-        assert run(instance, wider, name).success
+    assert run(instance, wider, SCAN).success
     after = stored(study)
     assert after["component_effects"].equals(before["component_effects"])
     assert after["component_summaries"]["low"] != before["component_summaries"]["low"]
     assert after["component_summaries"]["estimate"] == before["component_summaries"]["estimate"]
-
-
-def test_sections_of_the_page_say_what_was_looked_at(
-    experiment: Experiment, scanned: dict[str, dg.ExecuteInProcessResult]
-) -> None:
-    opened = OpenExperiment(experiment)
-    sections = {source.asset: source.build(opened) for source in SCAN_SECTIONS}
-    assert all(source.version(opened) for source in SCAN_SECTIONS)
-    for section in sections.values():
-        assert section.paragraphs
-        assert section.pictures
-        assert section.tables[0].rows
-    assert [row[0] for row in sections["logit_lens"].tables[0].rows] == ["the embedding", "layer 0", "layer 1"]
-    assert "10 events of " in sections["logit_lens"].limits[0]
-    assert "3 problems that the sweep does not use" in sections["component_importance"].limits[0]
-    again = {source.asset: source.build(opened) for source in SCAN_SECTIONS}
-    assert again == sections  # the same bytes, figures included
 
 
 def test_positions_that_do_not_draw_the_baselines_tokens_fail_and_store_nothing(

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,21 +16,17 @@ from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.backtracking_accuracy import (
     BacktrackingResults,
-    backtracking_figure,
     backtracking_section,
 )
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.reporting.formatting import (
     ConditionResults,
     FormattingResults,
-    conditions_figure,
     conditions_section,
-    formatting_figure,
     formatting_section,
 )
 from backtracking_assets.reporting.phase1_report import Checked, Phase1Report, PromptText, render_phase1_report
 from backtracking_assets.reporting.sections import Section, SectionTable, not_measured
-from backtracking_assets.reporting.style import to_png
 from backtracking_assets.reporting.tables import Column
 from backtracking_assets_tests.unit.phase1_samples import COUNTED, NONE, PROBLEMS, WRONG, cell_rows
 from backtracking_assets_tests.unit.reporting_samples import PROVENANCE, STUDY
@@ -79,9 +76,12 @@ def condition_results() -> ConditionResults:
 
 
 def by_title(section: Section, row: str) -> dict[str, str]:
-    (table,) = section.tables
-    values = next(values for values in table.rows if values[0] == row)
-    return {column.title: value for column, value in zip(table.columns, values, strict=True)}
+    shown: dict[str, str] = {}
+    for table in section.tables:
+        for values in table.rows:
+            if values[0] == row:
+                shown |= {column.title: value for column, value in zip(table.columns, values, strict=True)}
+    return shown
 
 
 def test_the_section_on_formatting_shows_what_was_counted() -> None:
@@ -91,11 +91,15 @@ def test_the_section_on_formatting_shows_what_was_counted() -> None:
     assert row["Accuracy"].startswith("0.00 [0.00, ")
     assert row["answers"] == "6"
     assert row["Δ Accuracy"].startswith("−0.56 [")
-    assert by_title(section, "plain")["Δ Accuracy"] == "–"
+    # What the others are compared with has no difference of its own.
+    assert "Δ Accuracy" not in by_title(section, "plain")
 
 
 def test_the_section_on_conditions_says_which_are_missing() -> None:
     section = conditions_section(condition_results(), "Conditions")
+    assert section.paragraphs[0].startswith("Strict rate: 0.44 [")
+    assert "attn_1 at 0 differs by −0.44 [" in section.paragraphs[0]
+    assert section.paragraphs[0].endswith("its 1 random control by 0.00.")
     assert "Missing, and therefore not compared: random_2_of_attn_1 at 0." in section.paragraphs[-1]
     row = by_title(section, "attn_1 at 0")
     assert (row["components"], row["Δ Strict rate"][:5]) == ("attention 1", "−0.44")
@@ -113,15 +117,18 @@ def test_the_section_on_backtracking_counts_both_kinds_and_calls_it_an_associati
     assert "(3 of 3)" in answered[0][4]
 
 
-@pytest.mark.parametrize("narrow", [False, True])
-def test_figures_have_bytes_that_repeat(narrow: bool) -> None:
-    for draw, results in (
-        (formatting_figure, formatting_results()),
-        (conditions_figure, condition_results()),
-        (backtracking_figure, backtracking_results()),
-    ):
-        once = to_png(draw(results, narrow), 60)  # type: ignore[operator]
-        assert once == to_png(draw(results, narrow), 60)  # type: ignore[operator]
+@cache
+def some_sections() -> tuple[Section, ...]:
+    return sections()
+
+
+def sections() -> tuple[Section, ...]:
+    return (
+        formatting_section(formatting_results(), "Form"),
+        conditions_section(condition_results(), "Conditions"),
+        backtracking_section(backtracking_results(), "Association"),
+        not_measured("Logit lens", "backtracking sweep organism --job phase1_logit_lens"),
+    )
 
 
 def report(**changes: Any) -> Phase1Report:
@@ -130,12 +137,7 @@ def report(**changes: Any) -> Phase1Report:
         question=("What is asked?",),
         setup=(("Model", "organism <b>"),),
         variants=(PromptText("plain", "Q: {question}\n", "<think>", True),),
-        sections=(
-            formatting_section(formatting_results(), "Form"),
-            conditions_section(condition_results(), "Conditions"),
-            backtracking_section(backtracking_results(), "Association"),
-            not_measured("Logit lens", "backtracking sweep organism --job phase1_logit_lens"),
-        ),
+        sections=some_sections(),
         controls=("Shared noise.",),
         control_table=None,
         checked=(
@@ -184,7 +186,7 @@ def test_the_page_shows_every_part_in_order() -> None:
 
 
 def test_the_same_results_give_the_same_page() -> None:
-    assert render_phase1_report(report()) == render_phase1_report(report())
+    assert render_phase1_report(report()) == render_phase1_report(report(sections=sections()))
 
 
 def test_a_page_without_results_says_so() -> None:

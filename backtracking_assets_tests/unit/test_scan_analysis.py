@@ -14,6 +14,7 @@ from backtracking_assets.analysis.component_summaries import (
     summarize_scan,
 )
 from backtracking_assets.analysis.lens_summaries import refuse_worthless_lens, summarize_lens
+from backtracking_assets.analysis.statistics import paired_difference, sign_flip_p
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.scan_plan import Scan, check_scan
@@ -253,6 +254,28 @@ def test_a_lens_that_measured_nothing_is_refused() -> None:
         refuse_worthless_lens(lens_of(onset_log_probability=-2.0))
     with pytest.raises(BacktrackingError, match="The logit lens has no event"):
         refuse_worthless_lens(lens_of().filter(pa.array([False] * 48)))
+
+
+def test_the_p_value_of_a_mean_is_that_of_a_paired_difference_to_zero() -> None:
+    source = np.random.default_rng(4)
+    for n_clusters in (5, 40):  # all flips, and sampled ones
+        clusters = np.array([f"p{number}" for number in source.integers(0, n_clusters, 90)])
+        values, ones, zeros = source.normal(0.15, 1.0, 90), np.ones(90), np.zeros(90)
+        p_value, how = sign_flip_p(values, clusters, resamples=2_000, seed=3)
+        paired = paired_difference(
+            values, ones, zeros, ones, clusters, confidence=0.95, resamples=20_000, seed=9, is_share=False
+        )
+        assert paired.p_value is not None
+        # With unequal clusters, the paired test centers by the common ratio; both ask whether the mean is 0.
+        assert p_value == pytest.approx(paired.p_value, abs=0.08)
+        assert how == ("exact sign flips" if n_clusters == 5 else "sampled sign flips")
+    balanced = np.repeat([f"p{number}" for number in range(6)], 10)
+    values = source.normal(0.3, 1.0, 60)
+    exact, _ = sign_flip_p(values, balanced, resamples=100, seed=0)
+    paired = paired_difference(
+        values, np.ones(60), np.zeros(60), np.ones(60), balanced, confidence=0.95, resamples=100, seed=0, is_share=False
+    )
+    assert exact == paired.p_value
 
 
 def test_a_scan_that_does_not_fit_its_study_is_refused() -> None:
