@@ -23,6 +23,7 @@ from backtracking_assets.experiment_sections import (
 )
 from backtracking_assets.layer_subsets import Controls, LayerSubset, random_draw
 from backtracking_assets.plan import BASELINE_SCALE, Continuation, PlanEntry, cells_named, check_subsets
+from backtracking_assets.positive_control_plan import PositiveControl
 from backtracking_assets.records import Cell, Component
 from backtracking_assets.section import Finite, Name, Section
 
@@ -51,6 +52,8 @@ class Experiment(Section):
     checks: Checks = Checks()
     continuation: Continuation | None = None
     """The continuation ablation; a study without this section has no such asset."""
+    positive_control: PositiveControl | None = None
+    """The method held against a known truth; a study without this section has no such asset."""
 
     _source: Path | None = PrivateAttr(default=None)
 

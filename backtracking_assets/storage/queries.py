@@ -110,6 +110,16 @@ def continuation_summaries(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -
     return _rows(layout, "continuation_summaries", {}, wait)
 
 
+def positive_control_components(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """How the scan ranks every component, beside the truth about it."""
+    return _rows(layout, "positive_control_components", {}, wait)
+
+
+def positive_control_figures(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """How well the scan and the sweep find what was planted."""
+    return _rows(layout, "positive_control_figures", {}, wait)
+
+
 def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:
     """How many completions each condition has, by fingerprint."""
     table = _query(layout, "select fingerprint, count(*) as n from completions group by all order by all", [], wait)

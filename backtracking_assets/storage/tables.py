@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from backtracking_assets.positive_control_records import POSITIVE_CONTROL_COMPONENTS, POSITIVE_CONTROL_FIGURES
 from backtracking_assets.records import (
     CHECKS,
     COMPARISONS,
@@ -16,7 +17,7 @@ from backtracking_assets.records import (
     METRICS,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised with every change of a table or a view."""
 
 _STRING, _INT32, _INT64, _DOUBLE, _BOOL = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -113,6 +114,12 @@ TABLES: dict[str, Table] = {
             "continuation_summaries",
             CONTINUATION_SUMMARIES,
             ("layer_subset", "scale", "kind", "scaled_at", "measure"),
+        ),
+        Table("positive_control_components", POSITIVE_CONTROL_COMPONENTS, ("mode", "measure", "layer", "component")),
+        Table(
+            "positive_control_figures",
+            POSITIVE_CONTROL_FIGURES,
+            ("part", "subject", "setting", "kind", "truth", "figure"),
         ),
     )
 }
