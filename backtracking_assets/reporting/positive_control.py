@@ -70,7 +70,7 @@ def control_sections(report: ControlReport) -> tuple[Section, ...]:
 def _sections(results: ControlResults, prefix: str) -> Iterator[Section]:
     yield _truth(results, prefix)
     yield _scan(results, prefix)
-    scan, one_position, sweep = ways(results)
+    _, one_position, sweep = ways(results)
     yield _subsets(
         f"{prefix}Scaling right before an event",
         one_position.sentence,
