@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,6 @@ import pyarrow as pa
 from backtracking_assets.analysis.triggers import find_events, token_at
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Detection
-from backtracking_assets.plan import Continuation
 from backtracking_assets.records import PositionKind
 
 CONTINUATION_VERSION = "1"
@@ -18,6 +18,16 @@ CONTINUATION_VERSION = "1"
 
 Key = tuple[str, int]
 """(problem id, sample id) of a completion of the baseline."""
+
+
+class EventChoice(Protocol):
+    """How many events are wanted, and what decides which: a section of the experiment file."""
+
+    @property
+    def events(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,9 @@ class ObservedTriggers:
     """The tokens in which they begin."""
 
 
-def choose_positions(completions: pa.Table, detections: pa.Table, settings: Continuation) -> Chosen:
+def choose_positions(
+    completions: pa.Table, detections: pa.Table, settings: EventChoice, *, section: str = "continuation"
+) -> Chosen:
     """Choose at most `settings.events` events, and a matched position without an event for each of them.
 
     A completion's event is its first strict one. Where there are more than wanted, they are drawn evenly over the
@@ -85,6 +97,7 @@ def choose_positions(completions: pa.Table, detections: pa.Table, settings: Cont
     Args:
         completions: rows of `records.COMPLETIONS` of one condition.
         detections: rows of `records.DETECTIONS` of the same completions.
+        section: of the experiment file, that asks for it.
 
     Raises:
         BacktrackingError: there is no event to look at, or a completion has no detection.
@@ -105,7 +118,7 @@ def choose_positions(completions: pa.Table, detections: pa.Table, settings: Cont
         raise BacktrackingError(
             f"The baseline has no strict event after a completion's first token ({len(found)} of {len(tokens)} "
             "completions have one at all), so there is nothing to look at; check detection.strict, or remove the "
-            "section continuation."
+            f"section {section}."
         )
     events = [_event(key, usable[key], tokens[key]) for key in _drawn(list(usable), settings)]
     controls = _controls(events, {key: tokens[key] for key in without}, settings.seed)
@@ -129,7 +142,7 @@ def observed_triggers(completions: pa.Table, rules: Detection) -> ObservedTrigge
     return ObservedTriggers(tuple(sorted(texts)), frozenset(first_tokens))
 
 
-def _drawn(keys: list[Key], settings: Continuation) -> list[Key]:
+def _drawn(keys: list[Key], settings: EventChoice) -> list[Key]:
     """At most the wanted number of keys, as evenly over problems as they allow."""
     by_problem: dict[str, list[Key]] = {}
     for key in sorted(keys, key=lambda key: _rank(settings.seed, "event", key)):

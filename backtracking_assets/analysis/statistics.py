@@ -179,6 +179,16 @@ def paired_difference(
     return Difference(per * difference, per * low, per * high, p_value, n_pairs, contributing, method)
 
 
+def sign_flip_p(values: Values, clusters: Clusters, *, resamples: int, seed: int) -> tuple[float, str]:
+    """Two-sided p-value of a mean against 0 by sign flips over clusters as in `paired_difference`, and how it was made.
+
+    What is flipped is a cluster's sum: rows of one cluster go together.
+    """
+    (sums,) = _cluster_sums(clusters, values)
+    p_value, flips = _sign_flip_p(sums, resamples, seed)
+    return p_value, f"{flips} sign flips"
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction (Holm 1979) over the p-values that are there; None stays None.
 

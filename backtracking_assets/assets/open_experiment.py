@@ -6,7 +6,7 @@ from typing import Any
 
 from backtracking_assets.analysis.detection import rules_digest
 from backtracking_assets.assets.checkpoint_watch import refuse_other_checkpoint
-from backtracking_assets.conditions import Condition, canonical_intervention, digest, problem_set_digest
+from backtracking_assets.conditions import Condition, Intervention, canonical_intervention, digest, problem_set_digest
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
 from backtracking_assets.problems import load_problems
@@ -65,6 +65,21 @@ class OpenExperiment:
     def condition(self, cell: Cell) -> Condition:
         """The condition of a cell. At scale 1.0 it is the baseline, whatever the subset."""
         components = self.experiment.all_subsets()[cell.layer_subset].components()
+        return self._condition(canonical_intervention(components, cell.scale))
+
+    def baseline_condition(self) -> Condition:
+        """The condition of the experiment's prompt variant without intervention."""
+        return self._condition(None)
+
+    def for_variant(self, name: str) -> "OpenExperiment":
+        """This experiment with another prompt variant, on phase 1's problems and samples; in the same store.
+
+        Raises:
+            ExperimentError: see `Experiment.for_variant`.
+        """
+        return OpenExperiment(self.experiment.for_variant(name), download=self._download, layout=self.layout)
+
+    def _condition(self, intervention: Intervention | None) -> Condition:
         sampling = self.experiment.sampling
         return Condition(
             weights_digest=self.checkpoint.weights_digest,
@@ -74,7 +89,7 @@ class OpenExperiment:
             top_p=sampling.top_p,
             max_new_tokens=sampling.max_new_tokens,
             seed=sampling.seed,
-            intervention=canonical_intervention(components, cell.scale),
+            intervention=intervention,
             **self._prompting(),
         )
 

@@ -1,7 +1,7 @@
 """Reads of the database. Tables come back as Arrow, in the schema and order of their key."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -11,6 +11,15 @@ from backtracking_assets.storage.database import DEFAULT_WAIT, reading
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import Key, conform, keys_of
 from backtracking_assets.storage.tables import TABLES
+
+ScanTable = Literal[
+    "lens_positions",
+    "lens_summaries",
+    "scan_positions",
+    "component_effects",
+    "component_summaries",
+    "selected_components",
+]
 
 
 def cells(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
@@ -95,6 +104,21 @@ def checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     return _rows(layout, "checks", {}, wait)
 
 
+def variants(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """All prompt variants that were linked to a condition."""
+    return _rows(layout, "variants", {}, wait)
+
+
+def variant_metrics(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The metrics of all prompt variants, each computed from the variant as it is now."""
+    return _rows(layout, "variant_metrics", {}, wait)
+
+
+def variant_checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The outcomes of the checks of all prompt variants."""
+    return _rows(layout, "variant_checks", {}, wait)
+
+
 def continuation_positions(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """What the continuation ablation measured at each position."""
     return _rows(layout, "continuation_positions", {}, wait)
@@ -118,6 +142,11 @@ def positive_control_components(layout: StoreLayout, *, wait: float = DEFAULT_WA
 def positive_control_figures(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """How well the scan and the sweep find what was planted."""
     return _rows(layout, "positive_control_figures", {}, wait)
+
+
+def scan_table(layout: StoreLayout, name: ScanTable, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """A table of phase 1's scan, whole."""
+    return _rows(layout, name, {}, wait)
 
 
 def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:

@@ -16,6 +16,15 @@ from backtracking_assets.records import (
     DETECTIONS,
     METRICS,
 )
+from backtracking_assets.scan_records import (
+    COMPONENT_EFFECTS,
+    COMPONENT_SUMMARIES,
+    LENS_POSITIONS,
+    LENS_SUMMARIES,
+    SCAN_POSITIONS,
+    SELECTED_COMPONENTS,
+)
+from backtracking_assets.variant_records import VARIANT_CHECKS, VARIANT_METRICS, VARIANTS
 
 SCHEMA_VERSION = 3
 """Raised with every change of a table or a view."""
@@ -121,6 +130,15 @@ TABLES: dict[str, Table] = {
             POSITIVE_CONTROL_FIGURES,
             ("part", "subject", "setting", "kind", "truth", "figure"),
         ),
+        Table("lens_positions", LENS_POSITIONS, (*COMPLETION_KEY, "layer")),
+        Table("lens_summaries", LENS_SUMMARIES, ("layer", "measure")),
+        Table("scan_positions", SCAN_POSITIONS, COMPLETION_KEY),
+        Table("component_effects", COMPONENT_EFFECTS, (*COMPLETION_KEY, "layer", "component", "mode")),
+        Table("component_summaries", COMPONENT_SUMMARIES, ("layer", "component", "mode", "kind", "measure")),
+        Table("selected_components", SELECTED_COMPONENTS, ("component", "layer")),
+        Table("variants", VARIANTS, ("variant",)),
+        Table("variant_metrics", VARIANT_METRICS, ("variant", "metric")),
+        Table("variant_checks", VARIANT_CHECKS, ("variant", "asset", "name")),
     )
 }
 
