@@ -82,8 +82,8 @@ def _refuse_other_weights(path: Path, truth: PlantedTruth) -> None:
     for name, found in there.items():
         if listed.get(name) != found:
             raise ExperimentError(
-                f"positive_control.known_truth: {path.parent / name} is not the file that {sums} lists, so the truth is "
-                "about other weights; take the organism's whole folder."
+                f"positive_control.known_truth: {path.parent / name} is not the file that {sums} lists, so the truth "
+                "is about other weights; take the organism's whole folder."
             )
 
 
