@@ -33,6 +33,7 @@ from backtracking_assets.plan import (
 )
 from backtracking_assets.positive_control_plan import PositiveControl
 from backtracking_assets.records import Cell, Component
+from backtracking_assets.scan_plan import Scan, check_scan
 from backtracking_assets.section import Finite, Name, Section
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,9 @@ class Experiment(Section):
     """The method held against a known truth; a study without this section has no such asset."""
     phase1: Phase1 | None = None
     """Phase 1; a study without this section has none of its assets."""
+
+    scan: Scan | None = None
+    """The logit lens and the component scan, on phase 1's held-out problems."""
 
     _source: Path | None = PrivateAttr(default=None)
 
@@ -108,6 +112,9 @@ class Experiment(Section):
         if self.phase1 is not None:
             check_targeted("phase1.compare", self.phase1.compare, self.layer_subsets)
             check_phase1(self.phase1, self.problems.count, self._lowest_scale(self.phase1.compare))
+        if self.scan is not None:
+            held_out = 0 if self.phase1 is None else self.phase1.count - self.problems.count
+            check_scan(self.scan, self.model.n_layers, held_out)
         return self
 
     def _check_layers(self) -> None:

@@ -21,3 +21,21 @@ class Scan(Section):
     """Which of the two movements the selection goes by."""
     bootstrap: Annotated[int, Field(strict=True, ge=100, le=1_000_000)] = 2_000
     """Resamples of problems from which it is told how often each component is selected."""
+
+
+def check_scan(scan: Scan, n_layers: int, n_held_out: int) -> None:
+    """Refuse a scan that does not fit its study.
+
+    Args:
+        n_held_out: problems of phase 1 that the sweep does not use; 0 without a phase 1.
+
+    Raises:
+        ValueError: the message begins with the place.
+    """
+    if n_held_out < 1:
+        raise ValueError(
+            "scan: it looks at problems that the sweep does not use, and there is none; add a section phase1 whose "
+            "count is above problems.count"
+        )
+    if scan.top > n_layers:
+        raise ValueError(f"scan.top: it is {scan.top} and the model has {n_layers} layers")

@@ -6,6 +6,7 @@ import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
 from backtracking_assets.assets.continuation import continuation_assets
+from backtracking_assets.assets.scan import scan_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
 from backtracking_assets.experiment import Experiment
@@ -21,6 +22,7 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         return [
             *source_assets(experiment),
             *cell_assets(experiment),
+            *scan_assets(experiment),
             *continuation_assets(experiment),
             *sweep_assets(experiment),
         ]

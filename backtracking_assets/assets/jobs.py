@@ -57,6 +57,13 @@ _SELECTED: dict[str, tuple[str, ...]] = {
     "make_report_phase2": ("phase2_report",),
 }
 
+SCAN_JOBS: dict[str, tuple[str, ...]] = {
+    "phase1_logit_lens": ("logit_lens",),
+    "phase1_component_importance": ("component_importance",),
+    "phase1_selected_components": ("selected_components",),
+}
+"""There only where the experiment file has a section `scan`."""
+
 
 def jobs(experiment: Experiment) -> list:
     """The experiment's jobs: one for a cell, one for each whole-sweep step."""
@@ -72,7 +79,7 @@ def jobs(experiment: Experiment) -> list:
             selection=dg.AssetSelection.assets(*(dg.AssetKey([experiment.name, asset]) for asset in assets)),
             description=f"Whole sweep: {', '.join(assets)}. Needs its cells first.",
         )
-        for name, assets in _SELECTED.items()
+        for name, assets in {**_SELECTED, **({} if experiment.scan is None else SCAN_JOBS)}.items()
         if name != CONTINUATION_JOB or experiment.continuation is not None
     ]
     return [cells, *sweep]

@@ -31,6 +31,9 @@ _MOST_LOGITS = 2**25
 """Logits that are held at once, as 64-bit numbers a quarter of a gigabyte: rows beyond go into another pass."""
 
 
+_ROUNDINGS = 64
+
+
 @dataclass(frozen=True)
 class Variant:
     """One component's output moved at one position: s·x + (1 - s)·m, where m is 0 or the component's mean."""
@@ -64,6 +67,12 @@ class ScannedLogits:
     variants: tuple[Variant, ...]
     firings: tuple[int, ...]
     """How many components changed each row; 1 unless the model runs its blocks in another way than expected."""
+    tolerance: float
+    """How far `unscaled` may be from `alone`, which other kernels compute."""
+
+    @property
+    def largest_deviation(self) -> float:
+        return float((self.alone - self.unscaled).abs().max())
 
 
 def scan_prefix(
@@ -104,12 +113,17 @@ def scan_prefix(
                 cache.rewind(read.shape[1])
                 part = tuple(variants[start : start + rows])
                 logits, firings = _rows_at_once(model, token_ids[-1], part, means, cache)
-                yield ScannedLogits(alone, logits[0], logits[1:], part, firings)
+                yield ScannedLogits(alone, logits[0], logits[1:], part, firings, rounding_tolerance(alone, model.dtype))
     except torch.OutOfMemoryError as error:
         raise BacktrackingError(
             f"{rows} rows of the component scan do not fit into the memory of {device}{out_of_memory_facts(error)}; "
             "end what else runs there, or set model.device to another."
         ) from error
+
+
+def rounding_tolerance(logits: torch.Tensor, dtype: torch.dtype) -> float:
+    """How far logits may be from those that the same model computes by other kernels: roundings of the largest one."""
+    return _ROUNDINGS * torch.finfo(dtype).eps * max(float(logits.abs().max()), 1.0)
 
 
 def _rows_at_once(

@@ -15,15 +15,13 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from backtracking_assets.errors import BacktrackingError, CheckpointError
+from backtracking_assets.models.component_scan import rounding_tolerance
 from backtracking_assets.models.forward_passes import decode_step, prefill
 from backtracking_assets.models.interventions import decoder_layers
 from backtracking_assets.models.slot_cache import SlotCache
 from backtracking_assets.scan_records import EMBEDDING
 
 _NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-_ROUNDINGS = 64
-"""How many roundings of the model's number format the last layer's lens may be away from the model's own logits, which
-it computes by other kernels; of the largest logit."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,7 @@ def read_lens(model: PreTrainedModel, token_ids: Sequence[int], wanted_id: int) 
             standing = log_probabilities[wanted_id]
             rank = int((log_probabilities > standing).sum()) + 1
             readings.append(LensReading(layer, float(logits[wanted_id]), float(standing), rank))
-        deviation, largest = float((logits - own).abs().max()), float(own.abs().max())
-    return Lens(tuple(readings), deviation, _ROUNDINGS * torch.finfo(model.dtype).eps * max(largest, 1.0))
+    return Lens(tuple(readings), float((logits - own).abs().max()), rounding_tolerance(own, model.dtype))
 
 
 def final_norm(model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """The transactions that write phase 1's scan: the logit lens, the components' effects, the selection; each whole."""
 
 from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 
 import pyarrow as pa
 
@@ -8,41 +9,62 @@ from backtracking_assets.errors import StorageError
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import conform
-from backtracking_assets.storage.statements import insert_rows
+from backtracking_assets.storage.statements import count, insert_rows
 from backtracking_assets.storage.tables import TABLES
 
 
-def write_lens(layout: StoreLayout, positions: pa.Table, summaries: pa.Table, *, wait: float = DEFAULT_WAIT) -> None:
+@dataclass(frozen=True)
+class ScannedFrom:
+    """The row of the prompt variant whose completions were looked at."""
+
+    variant: str
+    fingerprint: str
+    problem_set_digest: str
+    n_samples: int
+    rules_digest: str
+
+
+def write_lens(
+    layout: StoreLayout, source: ScannedFrom, positions: pa.Table, summaries: pa.Table, *, wait: float = DEFAULT_WAIT
+) -> None:
     """Replace the logit lens.
 
     Raises:
-        StorageError: a table is empty, or they are not of one computation.
+        StorageError: a table is empty, they are not of one computation, or the variant is another by now.
     """
-    _replace(layout, {"lens_positions": positions, "lens_summaries": summaries}, wait)
+    _replace(layout, source, {"lens_positions": positions, "lens_summaries": summaries}, wait)
 
 
 def write_scan(
-    layout: StoreLayout, positions: pa.Table, effects: pa.Table, summaries: pa.Table, *, wait: float = DEFAULT_WAIT
+    layout: StoreLayout,
+    source: ScannedFrom,
+    positions: pa.Table,
+    effects: pa.Table,
+    summaries: pa.Table,
+    *,
+    wait: float = DEFAULT_WAIT,
 ) -> None:
     """Replace the component scan.
 
     Raises:
-        StorageError: a table is empty, or they are not of one computation.
+        StorageError: a table is empty, they are not of one computation, or the variant is another by now.
     """
     tables = {"scan_positions": positions, "component_effects": effects, "component_summaries": summaries}
-    _replace(layout, tables, wait)
+    _replace(layout, source, tables, wait)
 
 
-def write_selection(layout: StoreLayout, selection: pa.Table, *, wait: float = DEFAULT_WAIT) -> None:
+def write_selection(
+    layout: StoreLayout, source: ScannedFrom, selection: pa.Table, *, wait: float = DEFAULT_WAIT
+) -> None:
     """Replace the selected components.
 
     Raises:
-        StorageError: the table is empty, or not of one computation.
+        StorageError: the table is empty, not of one computation, or the variant is another by now.
     """
-    _replace(layout, {"selected_components": selection}, wait)
+    _replace(layout, source, {"selected_components": selection}, wait)
 
 
-def _replace(layout: StoreLayout, tables: Mapping[str, pa.Table], wait: float) -> None:
+def _replace(layout: StoreLayout, source: ScannedFrom, tables: Mapping[str, pa.Table], wait: float) -> None:
     fitting = {name: conform(table, TABLES[name].schema) for name, table in tables.items()}
     for name, table in fitting.items():
         if table.num_rows == 0:
@@ -51,6 +73,19 @@ def _replace(layout: StoreLayout, tables: Mapping[str, pa.Table], wait: float) -
     if len(digests) != 1:
         raise StorageError(f"The tables of a scan have one scan_digest; {len(digests)} were given.")
     with writing(layout, wait=wait) as connection:
+        unchanged = count(
+            connection,
+            """
+            select count(*) from variants
+            where variant = ? and fingerprint = ? and problem_set_digest = ? and n_samples = ? and rules_digest = ?
+            """,
+            [*astuple(source)],
+        )
+        if not unchanged:
+            raise StorageError(
+                f"Prompt variant {source.variant} has changed since its events were looked at; run the same command "
+                "again."
+            )
         for name, table in fitting.items():
             connection.execute(f'delete from "{name}"')
             insert_rows(connection, name, table)
