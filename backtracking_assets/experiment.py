@@ -112,6 +112,8 @@ class Experiment(Section):
         if self.phase1 is not None:
             check_targeted("phase1.compare", self.phase1.compare, self.layer_subsets)
             check_phase1(self.phase1, self.problems.count, self._lowest_scale(self.phase1.compare))
+        if self.positive_control is not None and self.scan is None:
+            raise ValueError("positive_control: it holds the section scan against the truth, and there is none; add it")
         if self.scan is not None:
             held_out = 0 if self.phase1 is None else self.phase1.count - self.problems.count
             check_scan(self.scan, self.model.n_layers, held_out)

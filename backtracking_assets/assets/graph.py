@@ -6,6 +6,7 @@ import dagster as dg
 
 from backtracking_assets.assets.cells import cell_assets
 from backtracking_assets.assets.continuation import continuation_assets
+from backtracking_assets.assets.positive_control import positive_control_assets
 from backtracking_assets.assets.scan import scan_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
@@ -25,4 +26,5 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             *scan_assets(experiment),
             *continuation_assets(experiment),
             *sweep_assets(experiment),
+            *positive_control_assets(experiment),
         ]

@@ -39,13 +39,23 @@ def _baseline(experiment: Experiment, cell: Cell) -> bool:
 CONTINUATION_JOB = "phase2_continuation_ablation"
 """There only where the experiment file has a section `continuation`."""
 
-_ALL_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", CONTINUATION_JOB, "make_report_phase2")
+POSITIVE_CONTROL_JOB = "positive_control"
+"""There only where the experiment file has a section `positive_control`."""
+
+_ALL_JOBS = (
+    "phase2_subset_sweep",
+    "phase2_scale_sweep",
+    CONTINUATION_JOB,
+    POSITIVE_CONTROL_JOB,
+    "make_report_phase2",
+)
 
 STEPS: dict[str, Step] = {
     "full_study": Step(lambda experiment, cell: True, _ALL_JOBS),
     "phase2_subset_sweep": Step(_at_lowest_scale, ("phase2_subset_sweep",)),
     "phase2_scale_sweep": Step(_targeted, ("phase2_scale_sweep",)),
     CONTINUATION_JOB: Step(_baseline, (CONTINUATION_JOB,)),
+    POSITIVE_CONTROL_JOB: Step(lambda experiment, cell: False, (POSITIVE_CONTROL_JOB,)),
     "make_report_phase2": Step(lambda experiment, cell: False, ("make_report_phase2",)),
 }
 """What `backtracking sweep --job NAME` does."""
@@ -54,6 +64,7 @@ _SELECTED: dict[str, tuple[str, ...]] = {
     "phase2_subset_sweep": ("subset_sweep",),
     "phase2_scale_sweep": ("scale_sweep",),
     CONTINUATION_JOB: ("continuation_ablation",),
+    POSITIVE_CONTROL_JOB: ("positive_control",),
     "make_report_phase2": ("phase2_report",),
 }
 
@@ -80,6 +91,7 @@ def jobs(experiment: Experiment) -> list:
             description=f"Whole sweep: {', '.join(assets)}. Needs its cells first.",
         )
         for name, assets in {**_SELECTED, **({} if experiment.scan is None else SCAN_JOBS)}.items()
-        if name != CONTINUATION_JOB or experiment.continuation is not None
+        if (name != CONTINUATION_JOB or experiment.continuation is not None)
+        and (name != POSITIVE_CONTROL_JOB or experiment.positive_control is not None)
     ]
     return [cells, *sweep]

@@ -135,6 +135,12 @@ def stored_control(opened: OpenExperiment) -> StoredControl | None:
     return StoredControl(components, figures)
 
 
+def held_control_digest(opened: OpenExperiment) -> str | None:
+    """Digest of what the stored figures were computed from, whether it is current or not; None where there are none."""
+    digests = queries.positive_control_figures(opened.layout)["control_digest"].unique().to_pylist()
+    return digests[0] if digests else None
+
+
 def judged_on(experiment: Experiment) -> OpenExperiment | None:
     """The organism that the method is judged on; None where the section names none.
 
