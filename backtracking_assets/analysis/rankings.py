@@ -114,12 +114,6 @@ def ranked(scores: _Floats, true: _Bools) -> npt.NDArray[np.int64]:
     return ranks
 
 
-def precision_recall(true_in_order: Sequence[bool]) -> tuple[list[float], list[float]]:
-    """Recall and precision behind each candidate of a ranking, the first one first."""
-    hits = np.cumsum(np.asarray(true_in_order, dtype=np.float64))
-    return (hits / hits[-1]).tolist(), (hits / np.arange(1, len(hits) + 1)).tolist()
-
-
 @lru_cache(maxsize=2)
 def _weights(n_clusters: int, resamples: int, seed: int) -> _Floats:
     """How often each cluster is drawn in each resample: `[resamples, clusters]`. Kept, as all criteria share it."""

@@ -1,5 +1,7 @@
 """Figures of the positive control: every component's importance, planted ones marked, and what rankings find."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +15,8 @@ from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style
 _KINDS = {"attention": "Attention", "mlp": "MLP"}
 _LABEL_GAP = 5
 """Points between a mark and the layer's number."""
+_LINEAR = 0.05
+"""The axis is logarithmic beyond this: what breaks the model would make all else look like nothing."""
 
 
 @house_style()
@@ -26,12 +30,13 @@ def importance_figure(results: ControlResults, narrow: bool = False) -> Figure:
         own = frame[frame["component"] == kind].sort_values("layer")
         _draw_importance(axes, own)
         axes.set(title=title, xlabel="layer")
+        axes.set_yscale("symlog", linthresh=_LINEAR, linscale=0.6)
         if k < len(frame):
             ordered = frame.sort_values("rank")["importance"]
             cut = (float(ordered.iloc[k - 1]) + float(ordered.iloc[k])) / 2
             axes.axhline(cut, color=MUTED, linewidth=0.8, linestyle=BASELINE_DASHES, zorder=0.7)
     for axes in panels[:: 1 if narrow else 2]:
-        axes.set_ylabel(results.labels.get(results.criterion, results.criterion))
+        axes.set_ylabel(f"{results.labels.get(results.criterion, results.criterion)} (log beyond ±{_LINEAR:g})")
     figure.legend(handles=_importance_handles(k), loc="outside lower center", ncols=1 if narrow else 4)
     return figure
 
@@ -41,24 +46,28 @@ def precision_recall_figure(results: ControlResults, narrow: bool = False) -> Fi
     """Precision against recall of what is causal, a line for each criterion, scaled to zero."""
     figure = Figure(figsize=(NARROW, 4.4) if narrow else (0.72 * WIDE, 3.8), layout="constrained")
     axes = figure.subplots()
-    true = "causal"
-    share = None
-    handles = []
-    for number, (measure, label) in enumerate(results.labels.items()):
+    curves: dict[tuple[bool, ...], list[str]] = {}
+    for measure in results.labels:
         own = _of(results.components, measure, MAIN_MODE).sort_values("rank")
-        if own.empty or not own[true].any():
-            continue
-        share = float(own[true].mean())
-        hits = own[true].astype(float).cumsum()
-        recall, precision = hits / hits.iloc[-1], hits / pd.Series(range(1, len(own) + 1), index=own.index)
+        hits = tuple(bool(hit) for hit in own["causal"])
+        if any(hits):
+            curves.setdefault(hits, []).append(measure)
+    share, handles = None, []
+    for number, (hits, measures) in enumerate(curves.items()):
+        share = sum(hits) / len(hits)
+        main = results.criterion in measures
         color, marker = series_style(number)
-        main = measure == results.criterion
+        points = recall_and_precision(hits)
+        found = [point for point, hit in zip(points, hits, strict=False) if hit]
         width = 2.2 if main else 1.1
-        axes.plot(recall, precision, color=color, linewidth=width, zorder=2 + main, drawstyle="default")
-        at = own[true].to_numpy()
-        axes.plot(recall[at], precision[at], marker, color=color, markersize=5 if main else 3.5, zorder=3 + main)
-        name = f"{label} (the study's own)" if main else label
-        handles.append(Line2D([], [], color=color, marker=marker, markersize=4, linewidth=width, label=name))
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=width, zorder=2 + main)
+        axes.plot(*zip(*found, strict=True), marker, color=color, markersize=5 if main else 3.5, zorder=3 + main)
+        names = [
+            f"{results.labels[name]} (the study's own)" if name == results.criterion else results.labels[name]
+            for name in measures
+        ]
+        label = "\n".join(names)  # criteria that find the causal components at the same ranks share a line
+        handles.append(Line2D([], [], color=color, marker=marker, markersize=4, linewidth=width, label=label))
     if share is not None:
         axes.axhline(share, color=INK, linewidth=1, linestyle=BASELINE_DASHES, zorder=0.7)
         handles.append(Line2D([], [], color=INK, linewidth=1, linestyle=BASELINE_DASHES, label="a random order"))
@@ -68,6 +77,17 @@ def precision_recall_figure(results: ControlResults, narrow: bool = False) -> Fi
     return figure
 
 
+def recall_and_precision(hits: Sequence[bool]) -> list[tuple[float, float]]:
+    """Recall and precision behind each component of a ranking, as far as the last one that is true."""
+    points, found = [], 0
+    for rank, hit in enumerate(hits, start=1):
+        found += hit
+        points.append((found / sum(hits), found / rank))
+        if found == sum(hits):
+            break
+    return points
+
+
 def _of(frame: pd.DataFrame, measure: str, mode: str) -> pd.DataFrame:
     return frame[(frame["measure"] == measure) & (frame["mode"] == mode)]
 
@@ -75,6 +95,7 @@ def _of(frame: pd.DataFrame, measure: str, mode: str) -> pd.DataFrame:
 def _draw_importance(axes: Axes, own: pd.DataFrame) -> None:
     axes.grid(True, axis="y")
     axes.axhline(0, color=MUTED, linewidth=0.8, zorder=0.6)
+    planted = set(own.loc[own["planted"], "layer"])
     for row in own.to_dict("records"):
         color = PALETTE[1] if row["planted"] else MUTED
         axes.vlines(row["layer"], 0, row["importance"], color=color, linewidth=1.2, zorder=1)
@@ -93,7 +114,8 @@ def _draw_importance(axes: Axes, own: pd.DataFrame) -> None:
                 (row["layer"], row["importance"]),
                 (0, _LABEL_GAP),
                 textcoords="offset points",
-                ha="center",
+                # Numbers of neighboring layers lean away from each other.
+                ha="right" if row["layer"] + 1 in planted else "left" if row["layer"] - 1 in planted else "center",
                 fontsize=7,
                 color=INK,
             )

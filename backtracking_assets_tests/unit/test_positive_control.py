@@ -15,7 +15,11 @@ from backtracking_assets.analysis.positive_control import (
 )
 from backtracking_assets.errors import BacktrackingError, ExperimentError
 from backtracking_assets.reporting.positive_control import answers, control_sections, render_control_report
-from backtracking_assets.reporting.positive_control_figures import importance_figure, precision_recall_figure
+from backtracking_assets.reporting.positive_control_figures import (
+    importance_figure,
+    precision_recall_figure,
+    recall_and_precision,
+)
 from backtracking_assets.reporting.positive_control_verdict import verdict, ways
 from backtracking_assets.reporting.style import to_svg
 from backtracking_assets.storage.rows import conform
@@ -189,6 +193,11 @@ def test_the_figures_mark_what_was_planted(truth: PlantedTruth) -> None:
     panels = importance_figure(results).axes
     marked = [int(text.get_text()) for axes in panels for text in axes.texts]
     assert marked == [1, 2, 3]
+
+
+def test_recall_and_precision_end_with_the_last_true_component() -> None:
+    points = recall_and_precision([True, False, True, False])
+    assert points == [(0.5, 1.0), (0.5, 0.5), (1.0, pytest.approx(2 / 3))]
 
 
 def test_the_section_on_rules_states_when_it_counts_as_found(truth: PlantedTruth) -> None:

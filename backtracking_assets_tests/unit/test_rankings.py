@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from backtracking_assets.analysis.rankings import find, precision_recall, ranked
+from backtracking_assets.analysis.rankings import find, ranked
 
 TRUE = np.array([True, False, True, False, False, True])
 
@@ -74,12 +74,6 @@ def test_the_interval_is_of_problems_not_of_events() -> None:
 def test_the_order_of_events_does_not_matter() -> None:
     scores, clusters = np.random.default_rng(6).normal(size=(10, 6)), [f"p{row // 2}" for row in range(10)]
     assert figures(scores, clusters) == figures(scores[::-1], clusters[::-1])
-
-
-def test_precision_and_recall_along_a_ranking() -> None:
-    recall, precision = precision_recall([True, False, True, False])
-    assert recall == [0.5, 0.5, 1, 1]
-    assert precision == pytest.approx([1, 0.5, 2 / 3, 0.5])
 
 
 @pytest.mark.parametrize(
