@@ -141,7 +141,8 @@ def _scan(results: ControlResults, prefix: str) -> Section:
             "Points: importance of every attention block and MLP by layer, planted ones marked. The table of "
             "components gives the figures.",
             f"Mean over {plural(int(results.components['n'].max()), 'event')}, scaled to zero at the one position. "
-            "Squares were planted; a number is the layer.",
+            "Squares were planted; a number is the layer. The scale is logarithmic away from 0, since what breaks the "
+            "model changes everything by far more.",
         ),
         draw_picture(
             lambda narrow: precision_recall_figure(results, narrow),

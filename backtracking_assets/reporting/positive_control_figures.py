@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE
 from backtracking_assets.reporting.positive_control_contents import ControlResults
@@ -17,6 +18,7 @@ _LABEL_GAP = 5
 """Points between a mark and the layer's number."""
 _LINEAR = 0.05
 """The axis is logarithmic beyond this: what breaks the model would make all else look like nothing."""
+_TICKS = (-100, -10, -1, -0.1, 0, 0.1, 1, 10, 100)
 
 
 @house_style()
@@ -31,12 +33,15 @@ def importance_figure(results: ControlResults, narrow: bool = False) -> Figure:
         _draw_importance(axes, own)
         axes.set(title=title, xlabel="layer")
         axes.set_yscale("symlog", linthresh=_LINEAR, linscale=0.6)
+        axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
         if k < len(frame):
             ordered = frame.sort_values("rank")["importance"]
             cut = (float(ordered.iloc[k - 1]) + float(ordered.iloc[k])) / 2
             axes.axhline(cut, color=MUTED, linewidth=0.8, linestyle=BASELINE_DASHES, zorder=0.7)
     for axes in panels[:: 1 if narrow else 2]:
-        axes.set_ylabel(f"{results.labels.get(results.criterion, results.criterion)} (log beyond ±{_LINEAR:g})")
+        axes.set_ylabel(results.labels.get(results.criterion, results.criterion))
     figure.legend(handles=_importance_handles(k), loc="outside lower center", ncols=1 if narrow else 4)
     return figure
 
@@ -115,10 +120,18 @@ def _draw_importance(axes: Axes, own: pd.DataFrame) -> None:
                 (0, _LABEL_GAP),
                 textcoords="offset points",
                 # Numbers of neighboring layers lean away from each other.
-                ha="right" if row["layer"] + 1 in planted else "left" if row["layer"] - 1 in planted else "center",
+                ha="right"
+                if planted & _near(row["layer"], 1)
+                else "left"
+                if planted & _near(row["layer"], -1)
+                else "center",
                 fontsize=7,
                 color=INK,
             )
+
+
+def _near(layer: int, direction: int) -> set[int]:
+    return {layer + direction, layer + 2 * direction}
 
 
 def _importance_handles(k: int) -> list[Line2D]:
