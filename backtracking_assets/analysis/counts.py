@@ -35,7 +35,7 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
 
 @dataclass(frozen=True)
 class CellRows:
-    """A cell or a prompt variant with its completions (key, n_tokens and finish_reason suffice) and their detections."""
+    """A cell or prompt variant: its completions (key, n_tokens and finish_reason suffice) and their detections."""
 
     cell: Subject
     completions: pa.Table

@@ -10,6 +10,7 @@ from backtracking_assets.assets.positive_control import positive_control_assets
 from backtracking_assets.assets.scan import scan_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
+from backtracking_assets.assets.variants import variant_assets
 from backtracking_assets.experiment import Experiment
 
 
@@ -22,6 +23,7 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         warnings.simplefilter("ignore", dg.BetaWarning)
         return [
             *source_assets(experiment),
+            *variant_assets(experiment),
             *cell_assets(experiment),
             *scan_assets(experiment),
             *continuation_assets(experiment),

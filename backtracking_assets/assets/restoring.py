@@ -113,7 +113,7 @@ def _restore(opened: OpenExperiment, cell: Cell) -> str | None:
             return f"problem {changed!r} has another text now than when its completions were made"
         link_to_completions(opened, cell, fingerprint, run_id=RESTORED_BY)
     stored = linked_cell(opened, cell)
-    outcomes = checks_of(opened, "generations").get(cell) or check_completions(stored, RESTORED_BY, identity=None)
+    outcomes = checks_of(opened, "generations").get(cell) or check_completions(stored, RESTORED_BY, None)
     if broken := failed(outcomes):
         return f"its check {broken[0].name} fails: {broken[0].description}"
     if not stored.detected:

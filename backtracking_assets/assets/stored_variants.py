@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.stored_cells import failed
+from backtracking_assets.assets.stored_cells import StoredCell, failed
 from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import StorageError
@@ -40,6 +40,10 @@ class StoredVariant(StoredCompletions):
     @property
     def rows(self) -> CellRows:
         return CellRows(self.variant, self.completions, self.detections)
+
+
+Stored = StoredCell | StoredVariant
+"""A cell or a prompt variant in the store."""
 
 
 def variants_of(experiment: Experiment) -> tuple[Variant, ...]:

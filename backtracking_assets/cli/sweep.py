@@ -13,13 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from backtracking_assets.assets.checkpoint_watch import holding_checkpoint
 from backtracking_assets.assets.contents import sweep_report
 from backtracking_assets.assets.continuing import settings_of, stored_summaries
-from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, CONTINUATION_JOB, POSITIVE_CONTROL_JOB, STEPS
+from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, CONTINUATION_JOB, STEPS
 from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.pages import sweep_is_reported
-from backtracking_assets.assets.positive_control_inputs import positive_control_is_done
-from backtracking_assets.assets.positive_control_inputs import settings_of as control_settings_of
 from backtracking_assets.assets.progress import Progress as CellProgress
 from backtracking_assets.assets.progress import listening
 from backtracking_assets.assets.pushing import BackgroundPush, push_url, pushing_cells
@@ -79,8 +77,6 @@ def run_sweep(
         raise ExperimentError(f"There is no job {step_name!r}{near}; jobs: {', '.join(STEPS)}.")
     if step_name == CONTINUATION_JOB:
         settings_of(experiment)
-    if step_name == POSITIVE_CONTROL_JOB:
-        control_settings_of(experiment)
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
     # Who asks for some cells of the whole study waits for no other generation.
     narrowed = step_name != CONTINUATION_JOB and bool(layer_subsets or scales)
@@ -129,8 +125,7 @@ def write_report(name: str, console: Console) -> int:
         reconcile_with_progress(instance, opened, Console(stderr=True))  # a script takes the path from the output
         runner = _Runner(experiment, instance)
         # A report needs no model: it shows the continuation ablation that is there, or says why there is none.
-        needs_model = (CONTINUATION_JOB, POSITIVE_CONTROL_JOB)  # the second rests on the scan
-        runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name not in needs_model], console)
+        runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name != CONTINUATION_JOB], console)
     for failure in runner.failures:
         console.print(visible(f"Failed: {failure}"), style="red", markup=False, soft_wrap=True)
     print(sweep_report_path(opened))
@@ -250,11 +245,9 @@ class _Runner:
                 # Looked at here: another sweep may have done it, and cells made by now may have changed the baseline.
                 names = [name for name in names if name != CONTINUATION_JOB or not continuation_is_done(opened)]
                 if CONTINUATION_JOB not in names and "make_report_phase2" in names and sweep_is_reported(opened):
-                    names = [name for name in names if name == POSITIVE_CONTROL_JOB]
+                    return
             baseline = current_baseline(opened)
             for name in names:
-                if name == POSITIVE_CONTROL_JOB and only_if_outdated and positive_control_is_done(opened):
-                    continue
                 if name == "make_report_phase2" or baseline is not None:
                     if name == CONTINUATION_JOB:  # which takes its time
                         console.print(_continuation_line(self.experiment))

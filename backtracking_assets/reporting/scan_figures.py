@@ -8,10 +8,11 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from backtracking_assets.reporting.drawing import NARROW, WIDE, draw_point
 from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style
@@ -22,6 +23,8 @@ _KINDS = ("attention", "mlp")
 _MODE_NAMES = {"zero": "to 0", "mean": "to mean"}
 _MOST_SHOWN = 12
 """Components of each kind in the figure of the selection, and more where more are selected."""
+_LINEAR_UP_TO = 0.1
+"""Colors are linear up to this share of the scale's end, and logarithmic beyond, so that small effects show."""
 _CLIPPED_ABOVE = 0.97
 """The color scale ends at this quantile of all absolute values: one component that breaks the model would bleach all
 others."""
@@ -74,6 +77,8 @@ def lens_figure(summaries: pd.DataFrame, narrow: bool = False) -> Figure:
         axes.grid(True, axis="y")
         if measure == "onset_rank":
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.invert_yaxis()
         _layer_ticks(axes, layers)
     handles = [
@@ -87,7 +92,7 @@ def lens_figure(summaries: pd.DataFrame, narrow: bool = False) -> Figure:
 def _layer_ticks(axes: Axes, layers: npt.NDArray[np.int64]) -> None:
     last = int(layers.max())
     step = max(round(last / 6), 1)
-    ticks = [EMBEDDING, *range(0, last + 1, step)]
+    ticks = [EMBEDDING, *range(step, last + 1, step)]
     axes.set(xticks=ticks, xticklabels=["emb." if tick == EMBEDDING else str(tick) for tick in ticks])
     axes.set_xlabel("after layer")
 
@@ -103,7 +108,7 @@ def scan_figure(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], n
     rows = [(kind, mode) for kind in _KINDS for mode in MODES]
     values = [_grid(summaries, strip, rows) for strip in STRIPS]
     end = float(np.nanquantile(np.abs(np.concatenate([v.ravel() for v in values])), _CLIPPED_ABOVE)) or 1.0
-    norm = Normalize(-end, end)
+    norm = SymLogNorm(linthresh=_LINEAR_UP_TO * end, vmin=-end, vmax=end, base=10)
     n_layers = values[0].shape[1]
     size = (NARROW, 1.9 + 0.16 * n_layers) if narrow else (WIDE, 4.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -134,6 +139,10 @@ def scan_figure(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], n
         pad=0.02,
         aspect=30,
     )
+    ticks = [-end, -0.3 * end, -0.1 * end, 0.0, 0.1 * end, 0.3 * end, end]
+    bar.set_ticks(ticks, labels=[f"{tick:.1g}".replace("-", "−") for tick in ticks])
+    bar.ax.xaxis.set_minor_locator(NullLocator())
+    bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_label("nats lost" if narrow else "nats; red is a loss")
     return figure
 

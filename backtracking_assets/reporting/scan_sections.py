@@ -171,7 +171,7 @@ def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], 
                 "Heat strips over the layers: loss at events, loss at matched positions, and their difference.",
                 "A: loss of the trigger's log-probability at events. B: loss of the drawn token's log-probability at "
                 "matched positions, which a component that breaks the model loses as well. C: A minus B, in pairs. "
-                "Colors end at the 97% quantile of all values. Framed: the selected components.",
+                "Colors are logarithmic beyond a tenth of the scale, which ends at the 97% quantile of all values. Framed: the selected components.",
             ),
         ),
         (SectionTable(f"The {_SHOWN} most specific components of each kind", columns, tuple(rows)),),
