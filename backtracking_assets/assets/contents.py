@@ -22,6 +22,7 @@ from backtracking_assets.assets.stored_cells import (
 from backtracking_assets.assets.stored_variants import Stored, StoredVariant
 from backtracking_assets.assets.sweep_status import cells_digest
 from backtracking_assets.experiment import Experiment, scale_key
+from backtracking_assets.experiment_file import experiment_names
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
@@ -30,10 +31,12 @@ from backtracking_assets.reporting.contents import (
     Completion,
     Event,
     Example,
+    PageLink,
     PlannedCell,
     SweepReport,
     study_of,
 )
+from backtracking_assets.reporting.positive_control_verdict import QUESTION as CONTROL_QUESTION
 from backtracking_assets.storage import queries
 
 _EXAMPLES_A_CELL = 3
@@ -112,7 +115,15 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         cells_digest=cells_digest(stored),
         provenance=provenance(experiment, _all_completions(stored), run_id, queries.chunk_sizes(opened.layout)),
         continuation=continuation_report(opened),
+        positive_control=_control_link(experiment),
     )
+
+
+def _control_link(experiment: Experiment) -> PageLink | None:
+    if experiment.positive_control is None:
+        return None
+    name = experiment.name if experiment.name in experiment_names() else str(experiment.source)
+    return PageLink("positive_control.html", CONTROL_QUESTION, f"backtracking sweep {name} --job positive_control")
 
 
 def examples(stored: Stored, baseline: Stored | None) -> tuple[Example, ...]:

@@ -204,6 +204,17 @@ class ContinuationSection:
 
 
 @dataclass(frozen=True)
+class PageLink:
+    """Another page of the study."""
+
+    href: str
+    """Relative to the page that it stands on."""
+    text: str
+    command: str
+    """What writes it."""
+
+
+@dataclass(frozen=True)
 class SweepReport:
     """Contents of the page of the whole sweep."""
 
@@ -221,3 +232,5 @@ class SweepReport:
     """Digest of the cells that the page was made from."""
     provenance: Provenance
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")
+    positive_control: PageLink | None = None
+    """The page of the positive control; None where the study has none."""

@@ -10,6 +10,7 @@ from backtracking_assets.reporting.page import render_page
 from backtracking_assets.reporting.positive_control_contents import ControlReport, ControlResults, ScaledSubset
 from backtracking_assets.reporting.positive_control_figures import importance_figure, precision_recall_figure
 from backtracking_assets.reporting.positive_control_verdict import (
+    QUESTION,
     RULES,
     interval_of,
     signed_interval,
@@ -18,8 +19,6 @@ from backtracking_assets.reporting.positive_control_verdict import (
 )
 from backtracking_assets.reporting.sections import Section, SectionTable, draw_picture
 from backtracking_assets.reporting.tables import Column
-
-QUESTION = "Does the method find what was planted?"
 
 _FIGURES = (
     ("precision_at_k", "first k true", "Share of the first k that are true, where k are: precision, and also recall."),

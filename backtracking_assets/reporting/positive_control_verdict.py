@@ -10,6 +10,8 @@ import pandas as pd
 from backtracking_assets.reporting.formats import equals_p, join_names
 from backtracking_assets.reporting.positive_control_contents import ControlResults, ScaledSubset
 
+QUESTION = "Does the method find what was planted?"
+
 LEAST_PRECISION = 0.5
 """Share of the first k components that must be true, where k are."""
 MAIN_MODE = "zero"
