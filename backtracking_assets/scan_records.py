@@ -28,6 +28,7 @@ _POSITION = (
     ("event_problem_id", _STRING, False),  # the event that a control is matched with; an event's own key
     ("event_sample_id", _INT32, False),
     ("onset_token_id", _INT32, False),  # the token that began the event; at a control, that of its event
+    ("same_draw", pa.bool_(), False),  # whether the baseline's own noise draws the baseline's token here
 )
 _COMPUTED = (("scan_digest", _STRING, False), ("run_id", _STRING, False))
 

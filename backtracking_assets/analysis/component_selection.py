@@ -86,7 +86,7 @@ def _ranked(frame: pd.DataFrame, settings: Scan, statistics: Statistics) -> list
     layers = sorted(int(layer) for layer in frame["layer"].unique())
     by_problem = frame.pivot_table(index="problem_id", columns="layer", values=SPECIFIC_DROP, aggfunc="sum")[layers]
     counts = frame[frame["layer"] == layers[0]].groupby("problem_id").size().reindex(by_problem.index)
-    sums, sizes = by_problem.to_numpy(dtype=np.float64), counts.to_numpy(dtype=np.float64)
+    sums, sizes = by_problem.to_numpy(dtype=np.float64), np.asarray(counts, dtype=np.float64)
     order = _best_first((sums.sum(axis=0) / sizes.sum())[np.newaxis])[0]
     shares = _selected_shares(sums, sizes, settings)
     rows = []

@@ -75,10 +75,11 @@ def specific_drops(positions: pa.Table, effects: pa.Table) -> pd.DataFrame:
     changes = effects.select([*_KEY, *_COMPONENT, *wanted]).to_pandas().merge(where, on=_KEY, validate="many_to_one")
     keys = [*_EVENT_KEY, *_COMPONENT]
     at_event, at_control = (changes[changes["kind"] == kind].set_index(keys) for kind in ("event", "control"))
-    pairs = at_control.join(at_event[["trigger_log_probability"]], rsuffix="_event", validate="one_to_one")
-    if pairs["trigger_log_probability_event"].isna().any():
+    triggers = at_event["trigger_log_probability"].rename("trigger")
+    pairs = at_control[["ordinary_log_probability"]].join(triggers, validate="one_to_one")
+    if pairs["trigger"].isna().any():
         raise BacktrackingError("A matched position was scanned for a component that its event lacks; scan both anew.")
-    drop = pairs["ordinary_log_probability"] - pairs["trigger_log_probability_event"]
+    drop = pairs["ordinary_log_probability"] - pairs["trigger"]
     named = drop.rename(SPECIFIC_DROP).reset_index()
     return named.rename(columns=dict(zip(_EVENT_KEY, _KEY, strict=True))).sort_values(
         [*_COMPONENT, *_KEY], ignore_index=True
@@ -93,7 +94,8 @@ def summarize_scan(positions: pa.Table, effects: pa.Table, *, statistics: Statis
         corrected over the components; distances have none, as they are never below 0.
     """
     where = positions.select([*_KEY, "kind"]).to_pandas()
-    changes = effects.to_pandas().merge(where, on=_KEY, validate="many_to_one")
+    # Sorted, as the last bits of a sum depend on its order.
+    changes = effects.to_pandas().merge(where, on=_KEY, validate="many_to_one").sort_values([*_COMPONENT, *_KEY])
     fixed = {
         "scan_digest": changes["scan_digest"].iloc[0],
         "statistics_digest": statistics_digest(statistics),

@@ -53,7 +53,7 @@ def summarize_lens(positions: pa.Table, *, statistics: Statistics, run_id: str) 
         A table with the schema LENS_SUMMARIES, by measure, then by layer. Clusters are problems; those of a pair, its
         event's.
     """
-    frame = positions.to_pandas()
+    frame = positions.to_pandas().sort_values(["layer", *_KEY])  # the last bits of a sum depend on its order
     digests = {"scan_digest": frame["scan_digest"].iloc[0], "statistics_digest": statistics_digest(statistics)}
     rows: list[dict[str, Any]] = []
     for measure in LENS_MEASURES:

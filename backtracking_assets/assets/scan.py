@@ -46,7 +46,11 @@ def scan_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
 def _logit_lens(experiment: Experiment) -> dg.AssetsDefinition:
     @dg.asset(
-        **_facts(experiment, "logit_lens", LENS_CHECKS, ["variant_detections", "model_checkpoint"]),
+        key=[experiment.name, "logit_lens"],
+        deps=[[experiment.name, name] for name in ("variant_detections", "model_checkpoint")],
+        group_name=f"{experiment.name}_phase1",
+        code_version=SCAN_VERSION,
+        check_specs=_specs(experiment, "logit_lens", LENS_CHECKS),
         description="At the position that predicts the onset token: its logit, log-probability and rank after every "
         "layer, for strict events of held-out problems against matched positions.",
         kinds={"pytorch", "duckdb"},
@@ -73,7 +77,11 @@ def _logit_lens(experiment: Experiment) -> dg.AssetsDefinition:
 
 def _component_importance(experiment: Experiment) -> dg.AssetsDefinition:
     @dg.asset(
-        **_facts(experiment, "component_importance", SCAN_CHECKS, ["variant_detections", "model_checkpoint"]),
+        key=[experiment.name, "component_importance"],
+        deps=[[experiment.name, name] for name in ("variant_detections", "model_checkpoint")],
+        group_name=f"{experiment.name}_phase1",
+        code_version=SCAN_VERSION,
+        check_specs=_specs(experiment, "component_importance", SCAN_CHECKS),
         description="Every layer's attention and MLP scaled to 0, and moved to its mean, at the one position before "
         "the onset of strict events of held-out problems, and at matched positions: what the next token's distribution "
         "loses.",
@@ -101,7 +109,11 @@ def _component_importance(experiment: Experiment) -> dg.AssetsDefinition:
 
 def _selected_components(experiment: Experiment) -> dg.AssetsDefinition:
     @dg.asset(
-        **_facts(experiment, "selected_components", SELECTION_CHECKS, ["component_importance"]),
+        key=[experiment.name, "selected_components"],
+        deps=[[experiment.name, "component_importance"]],
+        group_name=f"{experiment.name}_phase1",
+        code_version=SCAN_VERSION,
+        check_specs=_specs(experiment, "selected_components", SELECTION_CHECKS),
         description="The components of each kind whose loss specifically takes the trigger's probability, with the "
         "share of bootstrap resamples of problems in which each is selected.",
         kinds={"duckdb", "json"},
@@ -139,16 +151,9 @@ def _selected_components(experiment: Experiment) -> dg.AssetsDefinition:
     return selected_components
 
 
-def _facts(experiment: Experiment, name: str, checks: Mapping[str, str], deps: list[str]) -> dict[str, Any]:
-    """What the decorators of the three have in common."""
-    key = [experiment.name, name]
-    return {
-        "key": key,
-        "deps": [[experiment.name, dep] for dep in deps],
-        "group_name": f"{experiment.name}_phase1",
-        "code_version": SCAN_VERSION,
-        "check_specs": [dg.AssetCheckSpec(check, asset=key, description=meaning) for check, meaning in checks.items()],
-    }
+def _specs(experiment: Experiment, asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
+    key = [experiment.name, asset]
+    return [dg.AssetCheckSpec(name, asset=key, description=meaning) for name, meaning in checks.items()]
 
 
 def _at_work(experiment: Experiment) -> tuple[OpenExperiment, HeldOut, Chosen]:

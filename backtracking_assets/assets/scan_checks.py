@@ -7,17 +7,23 @@ from backtracking_assets.analysis.continuation_positions import Chosen
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.scan_plan import Scan
 
+_DRAWN = (
+    "Without intervention, the baseline's own noise draws the baseline's tokens: the positions are where they are "
+    "taken to be."
+)
 _ENOUGH = "As many events as the experiment file asks for, each with a matched position."
 
 LENS_CHECKS = {
     "values_vary": "Values are finite and differ between layers and events.",
     "last_layer_is_the_model": "After the last layer, the lens gives the model's own logits.",
+    "drawn_as_generated": _DRAWN,
     "enough_positions": _ENOUGH,
 }
 SCAN_CHECKS = {
     "values_vary": "Values are finite, differ between events, and change with some component.",
     "each_row_changed_once": "Each row of the scan was changed by its own component, once.",
     "unscaled_row_is_the_model": "The row that changes nothing gives the logits of a decode step without hooks.",
+    "drawn_as_generated": _DRAWN,
     "enough_positions": _ENOUGH,
 }
 SELECTION_CHECKS = {
@@ -25,9 +31,11 @@ SELECTION_CHECKS = {
     "selected_above_zero": "The intervals of the selected components' scores lie above 0.",
     "selection_is_stable": "Each selected component is selected in most resamples of problems.",
 }
-"""Names and meanings of the checks. Those of values, logits, rows and scores fail the run before anything is stored."""
+"""Names and meanings of the checks. All but `enough_positions` and the last two fail the run before it stores."""
 
 _STABLE = 0.5
+_LEAST_DRAWN_ALIKE = 0.9
+"""Other batches give other last bits, so that a draw that was close may differ; at a wrong position most do."""
 
 
 def lens_checks(positions: pa.Table, chosen: Chosen, settings: Scan) -> list[CheckOutcome]:
@@ -42,6 +50,7 @@ def lens_checks(positions: pa.Table, chosen: Chosen, settings: Scan) -> list[Che
             "events.",
         ),
         _within_rounding("last_layer_is_the_model", positions, "The last layer's lens", "the model's logits"),
+        _drawn(positions),
         _enough(chosen, settings),
     ]
 
@@ -66,6 +75,7 @@ def scan_checks(positions: pa.Table, effects: pa.Table, chosen: Chosen, settings
             f"{other} of {effects.num_rows:,} rows were changed another number of times than once.",
         ),
         _within_rounding("unscaled_row_is_the_model", positions, "The row that changes nothing", "a plain decode step"),
+        _drawn(positions),
         _enough(chosen, settings),
     ]
 
@@ -111,6 +121,18 @@ def _within_rounding(name: str, positions: pa.Table, what: str, of: str) -> Chec
         "error",
         f"{what} is at most {worst:.2g} away from {of}, where {allowed:.2g} is put down to rounding; {beyond} of "
         f"{len(pairs)} rows are beyond.",
+    )
+
+
+def _drawn(positions: pa.Table) -> CheckOutcome:
+    keys = positions.select(["problem_id", "sample_id", "same_draw"])
+    alike = keys.group_by(keys.column_names).aggregate([])["same_draw"].to_pylist()
+    return CheckOutcome(
+        "drawn_as_generated",
+        sum(alike) >= _LEAST_DRAWN_ALIKE * len(alike),
+        "error",
+        f"At {sum(alike)} of {len(alike)} positions the baseline's noise draws the baseline's token; an error stands "
+        f"below {_LEAST_DRAWN_ALIKE:.0%}.",
     )
 
 

@@ -10,6 +10,7 @@ from backtracking_assets.analysis.continuation_positions import ChosenPosition
 from backtracking_assets.assets.loaded import loaded_model, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.scanning import HeldOut, scan_digest, scan_triggers
+from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
 from backtracking_assets.scan_records import (
     COMPONENT_EFFECTS,
@@ -23,6 +24,8 @@ from backtracking_assets.storage import queries
 from backtracking_assets.storage.rows import table_of
 
 if TYPE_CHECKING:  # torch is imported only where a model is needed
+    from torch import Tensor
+
     from backtracking_assets.models.component_scan import ScannedLogits
     from backtracking_assets.models.loading import LoadedModel
 
@@ -53,10 +56,11 @@ def measure_lens(
     prompt_of = prompts(held.stored.opened)
     with _model(opened, log) as (loaded, device):
         for position in _told(positions, log):
-            ids = (*prompt_of[position.problem_id].token_ids, *position.before)
+            ids = _prefix(prompt_of[position.problem_id].token_ids, position)
             lens = read_lens(loaded.model, ids, position.onset_token_id)
             fixed = {
                 **_position(held, position),
+                "same_draw": _same_draw(opened, position, lens.logits),
                 "largest_deviation": lens.largest_deviation,
                 "tolerance": lens.tolerance,
                 "device": device,
@@ -109,11 +113,12 @@ def measure_scan(
         means = component_means(loaded.model, ((prompt_of[name].token_ids, ids) for name, ids in columns))
         variants = all_variants(len(decoder_layers(loaded.model)), MODES)
         for position in _told(positions, log):
-            ids = (*prompt_of[position.problem_id].token_ids, *position.before)
+            ids = _prefix(prompt_of[position.problem_id].token_ids, position)
             for number, part in enumerate(scan_prefix(loaded.model, ids, variants, means)):
                 own, effects = _rows(held, position, part, triggers)
                 if number == 0:
-                    position_rows.append({**own, "device": device, **made})
+                    same_draw = _same_draw(opened, position, part.alone)
+                    position_rows.append({**own, "same_draw": same_draw, "device": device, **made})
                 effect_rows += [{**row, **made} for row in effects]
     return table_of(position_rows, SCAN_POSITIONS), table_of(effect_rows, COMPONENT_EFFECTS), True
 
@@ -142,6 +147,7 @@ def _rows(
     """The position's row, and one for each variant of the part with its figures minus the unscaled ones."""
     from backtracking_assets.models.component_scan import figures, ordinary_token
 
+    _refuse_non_finite(position, part)
     ordinary = ordinary_token(part.alone, triggers) if position.kind == "event" else position.drawn_token_id
     about = position.onset_token_id, ordinary, triggers
     (unscaled,) = figures(part.unscaled[None], part.unscaled, *about)
@@ -169,6 +175,43 @@ def _rows(
         )
     ]
     return own, effects
+
+
+def _prefix(prompt_ids: tuple[int, ...], position: ChosenPosition) -> tuple[int, ...]:
+    return (*prompt_ids, *position.before)
+
+
+def _refuse_non_finite(position: ChosenPosition, part: "ScannedLogits") -> None:
+    name = f"token {position.token_index} of problem {position.problem_id!r}, sample {position.sample_id}"
+    if not part.unscaled.isfinite().all():
+        raise BacktrackingError(
+            f"The logits behind {name} are NaN or infinite without intervention; nothing was stored. Set model.dtype "
+            "to float32."
+        )
+    broken = [v for v, row in zip(part.variants, part.scaled.isfinite().all(dim=-1).tolist(), strict=True) if not row]
+    if broken:
+        raise BacktrackingError(
+            f"The logits behind {name} are NaN or infinite with {len(broken)} components moved, the first is "
+            f"{broken[0].component} {broken[0].layer} to {broken[0].mode}; nothing was stored. Set model.dtype to "
+            "float32."
+        )
+
+
+def _same_draw(opened: OpenExperiment, position: ChosenPosition, logits: "Tensor") -> bool:
+    """Whether the baseline's own noise draws the baseline's token here: the position is where it is taken to be."""
+    from backtracking_assets.models.sampling import draws_again
+
+    sampling = opened.experiment.sampling
+    return draws_again(
+        logits,
+        position.drawn_token_id,
+        problem_id=position.problem_id,
+        sample_id=position.sample_id,
+        step=position.token_index,
+        seed=sampling.seed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+    )
 
 
 def _position(held: HeldOut, position: ChosenPosition) -> dict[str, Any]:

@@ -45,7 +45,9 @@ def lens_metadata(opened: OpenExperiment) -> dict[str, Any]:
     """
     summaries = _required(stored_lens(opened), "logit_lens")
     return {
-        **_told(built_lens(opened), LENS_SUMMARIES, queries.scan_table(opened.layout, "lens_positions")),
+        **_told(
+            built_lens(opened, pictured=False), LENS_SUMMARIES, queries.scan_table(opened.layout, "lens_positions")
+        ),
         "figure": png_figure(to_png(lens_figure(summaries.to_pandas()), _DOTS_PER_INCH), "The onset token by layer"),
     }
 
@@ -55,7 +57,9 @@ def scan_metadata(opened: OpenExperiment) -> dict[str, Any]:
     summaries = _required(stored_scan(opened), "component_importance").to_pandas()
     figure = scan_figure(summaries, _selected(opened))
     return {
-        **_told(built_scan(opened), COMPONENT_SUMMARIES, queries.scan_table(opened.layout, "scan_positions")),
+        **_told(
+            built_scan(opened, pictured=False), COMPONENT_SUMMARIES, queries.scan_table(opened.layout, "scan_positions")
+        ),
         "figure": png_figure(to_png(figure, _DOTS_PER_INCH), "Every component"),
     }
 
@@ -63,7 +67,7 @@ def scan_metadata(opened: OpenExperiment) -> dict[str, Any]:
 def selection_metadata(opened: OpenExperiment) -> dict[str, Any]:
     """Of `selected_components`; raises as `lens_metadata`."""
     selection = _required(stored_selection(opened), "selected_components")
-    told = _told(built_selection(opened), SELECTED_COMPONENTS, selection)
+    told = _told(built_selection(opened, pictured=False), SELECTED_COMPONENTS, selection)
     figure = selection_figure(selection.to_pandas())
     return {
         **told,
@@ -72,24 +76,25 @@ def selection_metadata(opened: OpenExperiment) -> dict[str, Any]:
     }
 
 
-def built_lens(opened: OpenExperiment) -> Section:
+def built_lens(opened: OpenExperiment, *, pictured: bool = True) -> Section:
     """The section on the logit lens; raises as `lens_metadata`."""
     summaries = _required(stored_lens(opened), "logit_lens")
-    return lens_section(summaries.to_pandas(), _facts(opened, queries.scan_table(opened.layout, "lens_positions")))
+    facts = _facts(opened, queries.scan_table(opened.layout, "lens_positions"))
+    return lens_section(summaries.to_pandas(), facts, pictured=pictured)
 
 
-def built_scan(opened: OpenExperiment) -> Section:
+def built_scan(opened: OpenExperiment, *, pictured: bool = True) -> Section:
     """The section on every component; raises as `lens_metadata`."""
     summaries = _required(stored_scan(opened), "component_importance")
     facts = _facts(opened, queries.scan_table(opened.layout, "scan_positions"))
-    return scan_section(summaries.to_pandas(), _selected(opened), facts)
+    return scan_section(summaries.to_pandas(), _selected(opened), facts, pictured=pictured)
 
 
-def built_selection(opened: OpenExperiment) -> Section:
+def built_selection(opened: OpenExperiment, *, pictured: bool = True) -> Section:
     """The section on the selected components; raises as `lens_metadata`."""
     selection = _required(stored_selection(opened), "selected_components")
     facts = _facts(opened, queries.scan_table(opened.layout, "scan_positions"))
-    return selection_section(selection.to_pandas(), facts)
+    return selection_section(selection.to_pandas(), facts, pictured=pictured)
 
 
 def _lens_version(opened: OpenExperiment) -> str | None:

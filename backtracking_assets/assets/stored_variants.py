@@ -1,6 +1,6 @@
 """What the store holds of phase 1's prompt variants: their rows, completions, detections, metrics and checks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,9 +163,14 @@ def metrics_of_variant(opened: OpenExperiment, variant: Variant) -> pa.Table:
 
 def variant_checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Variant, tuple[CheckOutcome, ...]]:
     """The outcomes of all checks by variant, or of those of one asset."""
+    rows = queries.variant_checks(opened.layout).to_pylist()
+    return outcomes_by_variant(row for row in rows if asset in (None, row["asset"]))
+
+
+def outcomes_by_variant(rows: Iterable[Mapping[str, Any]]) -> dict[Variant, tuple[CheckOutcome, ...]]:
+    """Rows of `variant_records.VARIANT_CHECKS` as outcomes by variant."""
     found: dict[Variant, tuple[CheckOutcome, ...]] = {}
-    for row in queries.variant_checks(opened.layout).to_pylist():
-        if asset in (None, row["asset"]):
-            outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
-            found[Variant(row["variant"])] = (*found.get(Variant(row["variant"]), ()), outcome)
+    for row in rows:
+        outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
+        found[Variant(row["variant"])] = (*found.get(Variant(row["variant"]), ()), outcome)
     return found

@@ -39,6 +39,8 @@ class LensReading:
 class Lens:
     readings: tuple[LensReading, ...]
     """The embedding first, then every layer."""
+    logits: torch.Tensor
+    """The model's own, `[vocab]`, float64."""
     largest_deviation: float
     """Between the last layer's lens and the model's own logits, over the vocabulary."""
     tolerance: float
@@ -85,7 +87,7 @@ def read_lens(model: PreTrainedModel, token_ids: Sequence[int], wanted_id: int) 
             standing = log_probabilities[wanted_id]
             rank = int((log_probabilities > standing).sum()) + 1
             readings.append(LensReading(layer, float(logits[wanted_id]), float(standing), rank))
-    return Lens(tuple(readings), float((logits - own).abs().max()), rounding_tolerance(own, model.dtype))
+    return Lens(tuple(readings), own, float((logits - own).abs().max()), rounding_tolerance(own, model.dtype))
 
 
 def final_norm(model: nn.Module) -> nn.Module:

@@ -111,3 +111,19 @@ def _shift_right(values: torch.Tensor, bits: int) -> torch.Tensor:
 def _wrap(value: int) -> int:
     """A Python integer as a signed 64-bit one, as int64 tensors hold it."""
     return (value + 2**63) % 2**64 - 2**63
+
+
+def draws_again(
+    logits: torch.Tensor,
+    token_id: int,
+    *,
+    problem_id: str,
+    sample_id: int,
+    step: int,
+    seed: int,
+    temperature: float,
+    top_p: float,
+) -> bool:
+    """Whether a completion's own noise draws the given token at a step from logits `[vocab]`."""
+    keys = row_keys(seed, [(problem_id, sample_id)], logits.device)
+    return int(sample(logits[None].float(), keys, step, temperature=temperature, top_p=top_p)) == token_id

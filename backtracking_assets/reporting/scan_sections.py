@@ -1,10 +1,12 @@
 """Phase 1's scan in words, tables and figures: the logit lens, every component, and the components selected."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from backtracking_assets.reporting.formats import NOT_MEASURED, format_p, join_names, plural
+from backtracking_assets.reporting.formats import NOT_MEASURED, equals_p, format_p, join_names, plural
 from backtracking_assets.reporting.scan_figures import lens_figure, scan_figure, selection_figure
 from backtracking_assets.reporting.sections import Section, SectionTable, draw_picture
 from backtracking_assets.reporting.tables import Column
@@ -14,6 +16,7 @@ LENS_TITLE = "Where in the layers the onset token appears"
 SCAN_TITLE = "Which component takes the trigger away"
 SELECTION_TITLE = "The components selected"
 
+_Row = Mapping[str, Any]
 _SHOWN = 10
 """Rows of each kind in the table of components."""
 
@@ -40,19 +43,20 @@ class ScanFacts:
     """The most tokens between the index of a control and that of its event."""
 
 
-def lens_section(summaries: pd.DataFrame, facts: ScanFacts) -> Section:
+def lens_section(summaries: pd.DataFrame, facts: ScanFacts, *, pictured: bool = True) -> Section:
     """The logit lens, from rows of `scan_records.LENS_SUMMARIES`."""
-    table = summaries.set_index(["measure", "layer"]).sort_index()
-    probability, rank = table.loc["onset_log_probability"], table.loc["onset_rank"]
-    layers = [int(layer) for layer in probability.index]
-    apart = [layer for layer in layers if _above_zero(probability.loc[layer])]
+    found = {(str(row["measure"]), int(row["layer"])): row for row in _records(summaries)}
+    layers = sorted({layer for _, layer in found})
+    probability = {layer: found["onset_log_probability", layer] for layer in layers}
+    rank = {layer: found["onset_rank", layer] for layer in layers}
+    apart = [layer for layer in layers if _above_zero(probability[layer])]
     # From where on the difference never goes away again.
     lasting = next((layer for layer in layers if all(later in apart for later in layers[layers.index(layer) :])), None)
-    last = probability.loc[layers[-1]]
+    last = probability[layers[-1]]
     said = (
         f"After the last layer, the onset token's log-probability is {_figure(last, 'event_')} at events and "
         f"{_figure(last, 'control_')} at matched positions; the paired difference is {_difference(last)} "
-        f"(Holm-corrected over the layers, p {_equals(last['p_holm'])})."
+        f"(Holm-corrected over the layers, {equals_p(_value(last, 'p_holm'))})."
     )
     where = (
         "After no layer up to the last one does the difference stay above 0."
@@ -71,19 +75,21 @@ def lens_section(summaries: pd.DataFrame, facts: ScanFacts) -> Section:
     rows = tuple(
         (
             _layer(layer),
-            _figure(probability.loc[layer], "event_"),
-            _figure(probability.loc[layer], "control_"),
-            _difference(probability.loc[layer]),
-            format_p(_value(probability.loc[layer], "p_holm")),
-            _number(_value(rank.loc[layer], "event_estimate"), 1),
-            _number(_value(rank.loc[layer], "control_estimate"), 1),
+            _figure(probability[layer], "event_"),
+            _figure(probability[layer], "control_"),
+            _difference(probability[layer]),
+            format_p(_value(probability[layer], "p_holm")),
+            _number(_value(rank[layer], "event_estimate"), 1),
+            _number(_value(rank[layer], "control_estimate"), 1),
         )
         for layer in layers
     )
     return Section(
         LENS_TITLE,
         (said, where),
-        (
+        ()
+        if not pictured
+        else (
             draw_picture(
                 lambda narrow: lens_figure(summaries, narrow),
                 "Logit, log-probability and rank of the onset token by layer, at events and at matched positions.",
@@ -100,18 +106,28 @@ def lens_section(summaries: pd.DataFrame, facts: ScanFacts) -> Section:
     )
 
 
-def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], facts: ScanFacts) -> Section:
+def scan_section(
+    summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], facts: ScanFacts, *, pictured: bool = True
+) -> Section:
     """The component scan, from rows of `scan_records.COMPONENT_SUMMARIES`."""
-    wide = summaries.set_index(["mode", "component", "kind", "measure", "layer"]).sort_index()
-    drops = summaries[(summaries["measure"] == "specific_drop") & (summaries["mode"] == "zero")]
-    ranked = drops.sort_values(["component", "estimate", "layer"], ascending=[True, False, True])
-    best = [own.iloc[0] for _, own in ranked.groupby("component", sort=True)]
+    found = {
+        tuple(row[name] for name in ("mode", "component", "kind", "measure", "layer")): row
+        for row in _records(summaries)
+    }
+    drops = [row for row in found.values() if row["measure"] == "specific_drop" and row["mode"] == "zero"]
+    ranked = {
+        kind: sorted(
+            (row for row in drops if row["component"] == kind), key=lambda row: (-row["estimate"], row["layer"])
+        )
+        for kind in ("attention", "mlp")
+    }
+    best = [own[0] for own in ranked.values() if own]
     named = join_names(
         f"{row['component']} {row['layer']} with {_number(row['estimate'], 2, signed=True)} nats "
         f"{_interval(row, '', 2, signed=True)}"
         for row in best
     )
-    specific = drops[(drops["low"] > 0) & (drops["p_holm"] < 1 - facts.confidence)]
+    specific = [row for row in drops if _lies_above_zero(row) and row["p_holm"] < 1 - facts.confidence]
     columns = (
         Column("component", "left"),
         Column("specific drop", "right", "Loss at the event minus loss at its matched position, scaled to 0; nats."),
@@ -131,10 +147,10 @@ def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], 
         Column("KL, no trigger", "right", "The same among tokens that begin no trigger."),
     )
     rows = []
-    for component, own in ranked.groupby("component", sort=True):
-        for layer in own["layer"].head(_SHOWN):
+    for component, own in ranked.items():
+        for layer in (row["layer"] for row in own[:_SHOWN]):
             at = {
-                name: wide.loc[key]
+                name: found[key]
                 for name, key in {
                     "drop": ("zero", component, "event", "specific_drop", layer),
                     "mean": ("mean", component, "event", "specific_drop", layer),
@@ -165,13 +181,16 @@ def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], 
             f"Of {len(drops)} components, {len(specific)} have a specific drop above 0 (Holm-corrected p below "
             f"{1 - facts.confidence:.2g}): {_names(specific)}.",
         ),
-        (
+        ()
+        if not pictured
+        else (
             draw_picture(
                 lambda narrow: scan_figure(summaries, selected, narrow),
                 "Heat strips over the layers: loss at events, loss at matched positions, and their difference.",
                 "A: loss of the trigger's log-probability at events. B: loss of the drawn token's log-probability at "
                 "matched positions, which a component that breaks the model loses as well. C: A minus B, in pairs. "
-                "Colors are logarithmic beyond a tenth of the scale, which ends at the 97% quantile of all values. Framed: the selected components.",
+                "Colors are logarithmic beyond a tenth of the scale, which ends at the 97% quantile of all values. "
+                "Framed: the selected components.",
             ),
         ),
         (SectionTable(f"The {_SHOWN} most specific components of each kind", columns, tuple(rows)),),
@@ -186,14 +205,16 @@ def scan_section(summaries: pd.DataFrame, selected: frozenset[tuple[str, int]], 
     )
 
 
-def selection_section(selection: pd.DataFrame, facts: ScanFacts) -> Section:
+def selection_section(selection: pd.DataFrame, facts: ScanFacts, *, pictured: bool = True) -> Section:
     """The selected components, from rows of `scan_records.SELECTED_COMPONENTS`."""
-    chosen = selection[selection["selected"]].sort_values(["component", "rank"])
-    named = "; ".join(
-        f"{component} {', '.join(str(layer) for layer in own['layer'])}"
-        for component, own in chosen.groupby("component")
-    )
-    above = chosen[chosen["low"] > 0]
+    ordered = sorted(_records(selection), key=lambda row: (row["component"], row["rank"]))
+    chosen = [row for row in ordered if row["selected"]]
+    layers = {
+        kind: ", ".join(str(row["layer"]) for row in chosen if row["component"] == kind)
+        for kind in ("attention", "mlp")
+    }
+    named = "; ".join(f"{kind} {listed}" for kind, listed in layers.items())
+    above = [row for row in chosen if _lies_above_zero(row)]
     columns = (
         Column("component", "left"),
         Column("rank", "right", "Within its kind, by the criterion."),
@@ -204,10 +225,10 @@ def selection_section(selection: pd.DataFrame, facts: ScanFacts) -> Section:
         (
             f"{row['component']} {row['layer']}",
             str(row["rank"]),
-            _with_interval(pd.Series(row), name="score"),
+            _with_interval(row, name="score"),
             f"{float(row['selected_share']):.0%}",
         )
-        for row in chosen.to_dict("records")
+        for row in chosen
     )
     return Section(
         SELECTION_TITLE,
@@ -217,7 +238,9 @@ def selection_section(selection: pd.DataFrame, facts: ScanFacts) -> Section:
             "fill up the number that is asked for.",
             f"Criterion: {selection['criterion'].iloc[0]}",
         ),
-        (
+        ()
+        if not pictured
+        else (
             draw_picture(
                 lambda narrow: selection_figure(selection, narrow),
                 "The best components of each kind with intervals, and how often each is selected.",
@@ -253,50 +276,55 @@ def _positions(facts: ScanFacts) -> tuple[str, ...]:
     )
 
 
-def _names(rows: pd.DataFrame) -> str:
-    ordered = rows.sort_values(["component", "layer"])
-    return join_names(f"{row['component']} {row['layer']}" for row in ordered.to_dict("records")) or "none"
+def _records(frame: pd.DataFrame) -> list[_Row]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _names(rows: Iterable[_Row]) -> str:
+    ordered = sorted(rows, key=lambda row: (row["component"], row["layer"]))
+    return join_names(f"{row['component']} {row['layer']}" for row in ordered) or "none"
+
+
+def _lies_above_zero(row: _Row) -> bool:
+    low = _value(row, "low")
+    return low is not None and low > 0
 
 
 def _layer(layer: int) -> str:
     return "the embedding" if layer == EMBEDDING else f"layer {layer}"
 
 
-def _above_zero(row: pd.Series) -> bool:
+def _above_zero(row: _Row) -> bool:
     low = _value(row, "difference_low")
     return low is not None and low > 0
 
 
-def _figure(row: pd.Series, prefix: str) -> str:
+def _figure(row: _Row, prefix: str) -> str:
     value = _value(row, f"{prefix}estimate")
     if value is None:
         return NOT_MEASURED
     return " ".join(filter(None, (_number(value, 2), _interval(row, prefix, 2))))
 
 
-def _difference(row: pd.Series) -> str:
+def _difference(row: _Row) -> str:
     value = _value(row, "difference")
     if value is None:
         return NOT_MEASURED
     return " ".join(filter(None, (_number(value, 2, signed=True), _interval(row, "difference_", 2, signed=True))))
 
 
-def _with_interval(row: pd.Series, name: str = "estimate") -> str:
+def _with_interval(row: _Row, name: str = "estimate") -> str:
     return " ".join(filter(None, (_number(float(row[name]), 2, signed=True), _interval(row, "", 2, signed=True))))
 
 
-def _interval(row: pd.Series, prefix: str, places: int, *, signed: bool = False) -> str:
+def _interval(row: _Row, prefix: str, places: int, *, signed: bool = False) -> str:
     low, high = _value(row, f"{prefix}low"), _value(row, f"{prefix}high")
     if low is None or high is None:
         return ""
     return f"[{_number(low, places, signed=signed)}, {_number(high, places, signed=signed)}]"
 
 
-def _equals(p_value: object) -> str:
-    return "not computed" if pd.isna(p_value) else f"= {format_p(float(str(p_value)))}".replace("= <", "< ")
-
-
-def _value(row: pd.Series, name: str) -> float | None:
+def _value(row: _Row, name: str) -> float | None:
     value = row[name]
     return None if pd.isna(value) else float(value)
 

@@ -125,7 +125,8 @@ def test_no_hook_and_no_trace_is_left(loaded: LoadedModel, ids: list[int], means
 
 
 def test_a_block_that_runs_twice_is_refused(loaded: LoadedModel, ids: list[int], means: Any) -> None:
-    layer: Any = loaded.model.get_decoder().layers[1]
+    base: Any = loaded.model.get_decoder()
+    layer = base.layers[1]
 
     def run_again(module: Any, inputs: Any, output: Any) -> None:
         layer.mlp(output[0] if isinstance(output, tuple) else output)
