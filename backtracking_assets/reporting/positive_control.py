@@ -1,6 +1,7 @@
 """The positive control's page: does the method find what was planted?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -10,9 +11,11 @@ from backtracking_assets.reporting.page import render_page
 from backtracking_assets.reporting.positive_control_contents import ControlReport, ControlResults, ScaledSubset
 from backtracking_assets.reporting.positive_control_figures import importance_figure, precision_recall_figure
 from backtracking_assets.reporting.positive_control_verdict import (
+    MAIN_MODE,
     QUESTION,
     RULES,
     interval_of,
+    ranking_figures,
     signed_interval,
     verdict,
     ways,
@@ -172,12 +175,10 @@ def _ranking_table(results: ControlResults) -> SectionTable:
         Column("random", "right", "Mean average precision of random orders."),
         Column("p", "right", "Of an average precision at least as high in a random order."),
     ]
-    frame = results.figures[results.figures["part"] == "scan"]
-    by_figure = {
-        key: own.set_index("figure") for key, own in frame.groupby(["subject", "setting", "kind", "truth"], sort=False)
-    }
-    rows, shaded = [], set()
-    modes = list(dict.fromkeys(sorted(frame["setting"], key=lambda mode: mode != "zero")))
+    by_figure = ranking_figures(results)
+    rows: list[tuple[str, ...]] = []
+    shaded: set[int] = set()
+    modes = sorted({mode for _, mode, _, _ in by_figure}, key=lambda mode: mode != MAIN_MODE)
     for measure, label in results.labels.items():
         for mode in modes:
             for kind in KINDS:
@@ -196,10 +197,10 @@ def _ranking_table(results: ControlResults) -> SectionTable:
     )
 
 
-def _ranking_row(label: str, mode: str, kind: str, truth: str, own: pd.DataFrame) -> tuple[str, ...]:
+def _ranking_row(label: str, mode: str, kind: str, truth: str, own: dict[str, dict[Hashable, Any]]) -> tuple[str, ...]:
     among = {"all": "all components", "attention": "attention", "mlp": "MLPs"}[kind]
-    shown = [interval_of(*(own.loc[name, end] for end in ("estimate", "low", "high"))) for name, _, _ in _FIGURES]
-    tested = own.loc["average_precision"]
+    shown = [interval_of(*(own[name][end] for end in ("estimate", "low", "high"))) for name, _, _ in _FIGURES]
+    tested = own["average_precision"]
     return (
         label,
         mode,
@@ -215,7 +216,7 @@ def _ranking_row(label: str, mode: str, kind: str, truth: str, own: pd.DataFrame
 def _component_table(results: ControlResults) -> SectionTable:
     """The planted components, and what stands before the last of them by the study's criterion."""
     frame = results.components
-    own = frame[(frame["measure"] == results.criterion) & (frame["mode"] == "zero")].sort_values("rank")
+    own = frame[(frame["measure"] == results.criterion) & (frame["mode"] == MAIN_MODE)].sort_values("rank")
     k = int(own["planted"].sum())
     shown = own[own["planted"] | (own["rank"] <= k)]
     rows = tuple(
@@ -227,7 +228,7 @@ def _component_table(results: ControlResults) -> SectionTable:
             "causal" if row["causal"] else "planted, not causal" if row["planted"] else "not planted",
             NOT_MEASURED if pd.isna(row["drop"]) else interval_of(row["drop"], row["drop_low"], row["drop_high"]),
         )
-        for row in own.loc[shown.index].to_dict("records")
+        for row in shown.to_dict("records")
     )
     return SectionTable(
         f"The first {k} components by the study's criterion, and every planted one.",

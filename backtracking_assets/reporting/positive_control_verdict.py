@@ -3,7 +3,9 @@
 The rules are stated here and on the page, and the sentences are computed from the figures alone.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -25,6 +27,10 @@ RULES = (
     "The sweep finds it if each targeted subset that holds planted components and has random draws lowers the sweep's "
     "measure, with its whole interval, and by more than all of its draws.",
 )
+
+
+Ranking = tuple[str, str, str, str]
+"""Measure, mode, what is ranked together, which truth."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +69,24 @@ def verdict(results: ControlResults) -> str:
     return f"The method finds what was planted {ways_named}: by {join_names(found)}.{after}"
 
 
+def ranking_figures(results: ControlResults) -> dict[Ranking, dict[str, dict[Hashable, Any]]]:
+    """Rows of POSITIVE_CONTROL_FIGURES of the scan, by ranking and figure."""
+    found: dict[Ranking, dict[str, dict[Hashable, Any]]] = {}
+    for row in results.figures.to_dict("records"):
+        if row["part"] == "scan":
+            ranking = (str(row["subject"]), str(row["setting"]), str(row["kind"]), str(row["truth"]))
+            found.setdefault(ranking, {})[str(row["figure"])] = row
+    return found
+
+
 def _scan(results: ControlResults) -> Way:
     name = "the scan's ranking"
-    frame = results.figures
-    own = frame[
-        (frame["part"] == "scan")
-        & (frame["subject"] == results.criterion)
-        & (frame["setting"] == MAIN_MODE)
-        & (frame["kind"] == "all")
-        & (frame["truth"] == "causal")
-    ].set_index("figure")
+    own = ranking_figures(results).get((results.criterion, MAIN_MODE, "all", "causal"))
     label = results.labels.get(results.criterion, results.criterion)
-    if own.empty:
+    if own is None:
         return Way(name, None, f"The scan has no ranking by {label}, or no planted component is causal.")
-    k, first = int(own["n_true"].iloc[0]), float(own.loc["precision_at_k", "estimate"])
-    precision, p_value = own.loc["average_precision"], float(own.loc["average_precision", "p_value"])
+    precision, first = own["average_precision"], float(own["precision_at_k"]["estimate"])
+    k, p_value = int(precision["n_true"]), float(precision["p_value"])
     found = p_value <= 1 - results.study.confidence and first >= LEAST_PRECISION
     missed = "" if found else "The scan does not find what was planted. "
     shown = interval_of(precision["estimate"], precision["low"], precision["high"])
@@ -113,15 +122,16 @@ def _one_position(results: ControlResults) -> Way:
 
 def _sweep(results: ControlResults) -> Way:
     name = "the sweep against random draws"
-    ranks = results.figures[results.figures["figure"] == "rank_among_draws"].set_index("subject")
-    own = [subset for subset in results.sweep if subset.n_planted and subset.name in ranks.index]
+    rows = results.figures.to_dict("records")
+    ranks = {str(row["subject"]): row for row in rows if row["figure"] == "rank_among_draws"}
+    own = [subset for subset in results.sweep if subset.n_planted and subset.name in ranks]
     if not own:
         return Way(name, None, "No subset that holds planted components was compared with random draws of its own.")
-    found = all(_is_lower(subset) and ranks.loc[subset.name, "estimate"] == 1 for subset in own)
+    found = all(_is_lower(subset) and ranks[subset.name]["estimate"] == 1 for subset in own)
     missed = "" if found else "The sweep does not tell what was planted from random draws. "
     parts = []
     for subset in own:
-        rank = ranks.loc[subset.name]
+        rank = ranks[subset.name]
         parts.append(
             f"{_named(subset)} changes {results.sweep_measure} by {_change(subset)}, rank "
             f"{int(rank['estimate'])} of {int(rank['n'])} among itself and its draws "

@@ -43,8 +43,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "count": 6,
         "samples": 2,
     }
-    document["phase1"] |= {"count": 18, "samples": 2}
-    document["scan"] |= {"events": 8}
+    document["phase1"] |= {"count": 14, "samples": 2}
+    document["scan"] |= {"events": 6}
     document["statistics"] |= {"resamples": 200}
     document["controls"]["random"][0]["draws"] = 1
     document["positive_control"] = {"known_truth": str(ORGANISM / "known_truth.json"), "tuned_here": False}
@@ -91,9 +91,7 @@ def test_without_a_scan_the_run_says_what_to_do(instance: dg.DagsterInstance, ex
     assert not positive_control_is_done(OpenExperiment(experiment))
 
 
-def test_the_scan_finds_what_was_planted_and_the_sweep_joins_later(
-    instance: dg.DagsterInstance, scanned: Experiment
-) -> None:
+def test_the_scan_finds_what_was_planted(instance: dg.DagsterInstance, scanned: Experiment) -> None:
     result = run(instance, scanned, POSITIVE_CONTROL_JOB)
     assert result.success
     checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
@@ -111,6 +109,10 @@ def test_the_scan_finds_what_was_planted_and_the_sweep_joins_later(
     assert first is not None
     assert first.components.filter(first.components["planted"]).num_rows == 8 * 14  # seven criteria, two modes
 
+
+@pytest.mark.slow
+def test_the_sweep_joins_later(instance: dg.DagsterInstance, scanned: Experiment) -> None:
+    assert run(instance, scanned, POSITIVE_CONTROL_JOB).success
     for cell in (Cell(SUBSET, 1.0), Cell(SUBSET, 0.0), Cell(f"random_1_of_{SUBSET}", 0.0)):
         assert run(instance, scanned, CELLS_JOB, cell_key(cell)).success
     assert run(instance, scanned, "phase2_subset_sweep").success
