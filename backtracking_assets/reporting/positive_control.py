@@ -106,11 +106,12 @@ def _truth(results: ControlResults, prefix: str) -> Section:
     return Section(
         f"{prefix}The truth",
         (
-            f"{causal}: without them, put back to their weights before they were planted, the probability of a trigger "
-            f"right after an injected wrong step ({results.after_wrong_step:.2f} with everything in place, "
-            f"{results.after_right_step:.2f} after a right step) drops by more than {results.margin:g} with the whole "
-            "interval. Planted is what was trained; causal is what of it makes a difference. What was not planted has "
-            "never changed, so nothing of it can be put back.",
+            f"{causal}. A component is causal if putting it back to its weights before it was planted lowers the "
+            "probability of a trigger right after an injected wrong step by more than "
+            f"{results.margin:g}, with the whole interval. With everything in place that probability is "
+            f"{results.after_wrong_step:.2f}, and {results.after_right_step:.2f} after a right step. Planted is what "
+            "was trained; causal is what of it makes a difference. What was not planted has never changed, so nothing "
+            "of it can be put back.",
         ),
         tables=(
             SectionTable(
@@ -186,6 +187,8 @@ def _ranking_table(results: ControlResults) -> SectionTable:
                     own = by_figure.get((measure, mode, kind, truth))
                     if own is None or (truth == "planted" and set(results.planted) == set(results.causal)):
                         continue
+                    if kind != "all" and measure != results.criterion:
+                        continue  # those within a kind are stored, and would make a long table
                     if measure == results.criterion:
                         shaded.add(len(rows))
                     rows.append(_ranking_row(label, mode, kind, truth, own))
