@@ -158,7 +158,11 @@ def judged_on(experiment: Experiment) -> OpenExperiment | None:
 def control_page_version(opened: OpenExperiment) -> str:
     """Digest of what the page shows: this organism's figures and those of the other."""
     other = judged_on(opened.experiment)
-    return digest([list(_shown(opened)), [] if other is None else list(_shown(other))])
+    try:
+        beside = [] if other is None else list(_shown(other))
+    except BacktrackingError:  # another process holds that store, for example; the page says so, and is outdated later
+        beside = ["unreadable"]
+    return digest([list(_shown(opened)), beside])
 
 
 def _shown(opened: OpenExperiment) -> Iterator[str | None]:
