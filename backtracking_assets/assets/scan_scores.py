@@ -1,7 +1,7 @@
 """The scan of components as the positive control ranks it: what each of its criteria says, event by event."""
 
 from collections.abc import Iterator
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -92,7 +92,7 @@ def _scores(mode: str, measure: str, frame: pd.DataFrame, sign: float) -> Scores
     wide = (
         frame.pivot(index=_EVENT, columns=["layer", "component"], values=measure).sort_index(axis=0).sort_index(axis=1)
     )
-    components: list[tuple[int, Component]] = [(int(layer), kind) for layer, kind in wide.columns]
+    components = [(int(layer), cast(Component, kind)) for layer, kind in wide.columns]
     return Scores(
         mode=mode,
         measure=measure,
