@@ -92,7 +92,7 @@ def _scores(mode: str, measure: str, frame: pd.DataFrame, sign: float) -> Scores
     wide = (
         frame.pivot(index=_EVENT, columns=["layer", "component"], values=measure).sort_index(axis=0).sort_index(axis=1)
     )
-    components = [(int(layer), cast(Component, kind)) for layer, kind in wide.columns]
+    components: list[tuple[int, Component]] = [(int(layer), cast(Component, kind)) for layer, kind in wide.columns]
     return Scores(
         mode=mode,
         measure=measure,
