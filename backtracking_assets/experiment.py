@@ -41,6 +41,7 @@ from backtracking_assets.plan import (
     check_subsets,
     check_targeted,
 )
+from backtracking_assets.positive_control_plan import PositiveControl
 from backtracking_assets.records import Cell
 from backtracking_assets.scan_plan import Scan, check_scan
 from backtracking_assets.section import Finite, Name, Section
@@ -72,6 +73,8 @@ class Experiment(Section):
     """Where the means come from, for subsets that are scaled towards them."""
     continuation: Continuation | None = None
     """The continuation ablation; a study without this section has no such asset."""
+    positive_control: PositiveControl | None = None
+    """The method held against a known truth; a study without this section has no such asset."""
     phase1: Phase1 | None = None
     """Phase 1; a study without this section has none of its assets."""
 
@@ -126,6 +129,8 @@ class Experiment(Section):
         if self.phase1 is not None:
             check_targeted("phase1.compare", self.phase1.compare, self.layer_subsets)
             check_phase1(self.phase1, self.problems.count, self._lowest_scale(self.phase1.compare))
+        if self.positive_control is not None and self.scan is None:
+            raise ValueError("positive_control: it holds the section scan against the truth, and there is none; add it")
         if self.scan is not None:
             held_out = 0 if self.phase1 is None else self.phase1.count - self.problems.count
             check_scan(self.scan, self.model.n_layers, held_out)

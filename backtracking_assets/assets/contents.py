@@ -26,6 +26,7 @@ from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.assets.stored_variants import Stored, StoredVariant
 from backtracking_assets.assets.sweep_status import cells_digest
 from backtracking_assets.experiment import Experiment, scale_key
+from backtracking_assets.experiment_file import experiment_names
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, CompletionClass
 from backtracking_assets.reporting.contents import (
@@ -33,10 +34,12 @@ from backtracking_assets.reporting.contents import (
     Completion,
     Event,
     Example,
+    PageLink,
     PlannedCell,
     SweepReport,
     study_of,
 )
+from backtracking_assets.reporting.positive_control_verdict import QUESTION as CONTROL_QUESTION
 from backtracking_assets.storage import queries
 
 _EXAMPLES_A_CELL = 3
@@ -124,7 +127,15 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         continuation=continuation_report(opened),
         published=published_section(opened),
         equal_rate=equal_rate_section(experiment, stored, baseline, primary_measure(experiment)),
+        positive_control=_control_link(experiment),
     )
+
+
+def _control_link(experiment: Experiment) -> PageLink | None:
+    if experiment.positive_control is None:
+        return None
+    name = experiment.name if experiment.name in experiment_names() else str(experiment.source)
+    return PageLink("positive_control.html", CONTROL_QUESTION, f"backtracking sweep {name} --job positive_control")
 
 
 def examples(stored: Stored, baseline: Stored | None) -> tuple[Example, ...]:

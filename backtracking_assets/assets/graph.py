@@ -8,6 +8,7 @@ from backtracking_assets.assets.cells import cell_assets
 from backtracking_assets.assets.component_means import means_assets
 from backtracking_assets.assets.continuation import continuation_assets
 from backtracking_assets.assets.phase1 import phase1_assets
+from backtracking_assets.assets.positive_control import positive_control_assets
 from backtracking_assets.assets.scan import scan_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
@@ -31,4 +32,5 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
             *phase1_assets(experiment),
             *continuation_assets(experiment),
             *sweep_assets(experiment),
+            *positive_control_assets(experiment),
         ]

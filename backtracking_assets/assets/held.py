@@ -8,6 +8,7 @@ from backtracking_assets.assets.compositions import MEANS, means_digest_of
 from backtracking_assets.assets.continuing import continuation_digest, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import page_version, report_path
+from backtracking_assets.assets.positive_control_inputs import held_control_digest, positive_control_is_done
 from backtracking_assets.assets.stored_cells import (
     StoredCell,
     current_baseline,
@@ -68,6 +69,8 @@ def held_sweep(opened: OpenExperiment, cells: dict[Cell, HeldCell]) -> dict[str,
     if summaries.num_rows and baseline is not None and opened.experiment.continuation is not None:
         current = stored_summaries(opened) is not None
         held["continuation_ablation"] = Held(continuation_digest(opened, baseline), current)
+    if opened.experiment.positive_control is not None and (control := held_control_digest(opened)) is not None:
+        held["positive_control"] = Held(control, positive_control_is_done(opened))
     if status.page.state != "missing":
         held["phase2_report"] = Held(status.cells_digest, status.page.state == "current")
     return held

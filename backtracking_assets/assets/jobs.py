@@ -6,6 +6,7 @@ import dagster as dg
 
 from backtracking_assets.assets.whole_study import (
     CONTINUATION_JOB,
+    POSITIVE_CONTROL_JOB,
     REPORT_JOB,
     WHOLE_STUDY,
     NeedsCell,
@@ -38,7 +39,7 @@ PHASE1_JOBS = (
 )
 """Jobs of phase 1 as a whole, in the order in which they are run, as far as `WHOLE_STUDY` has them."""
 
-PHASE2_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", CONTINUATION_JOB, REPORT_JOB)
+PHASE2_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", CONTINUATION_JOB, POSITIVE_CONTROL_JOB, REPORT_JOB)
 
 FULL_STUDY, PHASE1 = "full_study", "phase1"
 

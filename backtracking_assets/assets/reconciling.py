@@ -39,6 +39,8 @@ from backtracking_assets.assets.jobs import CELL_ASSETS
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import report_path, sweep_report_path
 from backtracking_assets.assets.phase1_from_store import record_phase1
+from backtracking_assets.assets.positive_control import control_metadata
+from backtracking_assets.assets.positive_control_contents import control_report
 from backtracking_assets.assets.scan_from_store import record_scan
 from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.assets.stored_cells import StoredCell, current_baseline, metrics_of
@@ -57,7 +59,14 @@ _DESCRIPTION = "Recorded from the store: this is there, and no run of this Dagst
 _ABSENT = "The store does not hold this any more."
 _OTHER = "The store holds another version of this, which is not what the experiment file asks for now."
 
-_SWEEP_ASSETS = (MEANS, "subset_sweep", "scale_sweep", "continuation_ablation", "phase2_report")
+_SWEEP_ASSETS = (
+    MEANS,
+    "subset_sweep",
+    "scale_sweep",
+    "continuation_ablation",
+    "positive_control",
+    "phase2_report",
+)
 
 OnCell = Callable[[int, int], None]
 """Called with the cells that are recorded and how many there are to record."""
@@ -296,6 +305,8 @@ def _record_sweep(log: _Log, asset: str, held: Held) -> None:
         metadata = means_metadata(opened)
     elif asset == "continuation_ablation":
         metadata = continuation_metadata(opened)
+    elif asset == "positive_control":
+        metadata = control_metadata(opened, control_report(opened, ""))
     else:
         metadata = comparisons_metadata(opened, slices(opened.experiment)[asset], "")
     log.record(asset, None, held, metadata)

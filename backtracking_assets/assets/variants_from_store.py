@@ -52,7 +52,7 @@ def restore_variants(opened: OpenExperiment, run_id: str) -> tuple[list[Variant]
     for status in variants_status(opened):
         own = opened.for_variant(status.variant.name)
         counts = queries.wanted_counts(own.layout, list(own.problems), own.experiment.problems.samples)
-        if status.state == "done" or counts.get(own.baseline_condition().fingerprint) != status.n_planned:
+        if status.state == "done" or counts.get(own.baseline.fingerprint) != status.n_planned:
             continue
         if (reason := _restore(opened, own, status.variant, run_id)) is None:
             restored.append(status.variant)
@@ -65,7 +65,7 @@ def _restore(opened: OpenExperiment, own: OpenExperiment, variant: Variant, run_
     """Restore a variant; why it cannot be used, or None."""
     stored = stored_variants(opened).get(variant)
     if stored is None or not is_current(stored):
-        fingerprint = own.baseline_condition().fingerprint
+        fingerprint = own.baseline.fingerprint
         if changed := changed_problem(own, fingerprint):
             return f"problem {changed!r} has another text now than when its completions were made"
         link_to_completions(own, variant, fingerprint, run_id=run_id)

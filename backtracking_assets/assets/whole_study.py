@@ -14,6 +14,8 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import sweep_is_reported
 from backtracking_assets.assets.phase1_contents import phase1_is_reported
 from backtracking_assets.assets.phase1_results import conditions_are_done, formatting_is_done, metrics_v2_is_done
+from backtracking_assets.assets.positive_control_inputs import positive_control_is_done
+from backtracking_assets.assets.positive_control_inputs import settings_of as control_settings
 from backtracking_assets.assets.scanning import (
     component_importance_is_done,
     logit_lens_is_done,
@@ -141,6 +143,9 @@ SCAN_JOB = "phase1_component_importance"
 CONTINUATION_JOB = "phase2_continuation_ablation"
 """There only where the experiment file has a section `continuation`."""
 
+POSITIVE_CONTROL_JOB = "positive_control"
+"""There only where the experiment file has a section `positive_control`."""
+
 REPORT_JOB = "make_report_phase2"
 
 PHASE1_REPORT_JOB = "make_report_phase1"
@@ -201,6 +206,15 @@ WHOLE_STUDY: dict[str, WholeStudyJob] = {
         runs_model=True,
         settings=settings_of,
         announcement=_continuation_line,
+    ),
+    # It shows the comparisons that are there; full_study makes them before it.
+    POSITIVE_CONTROL_JOB: WholeStudyJob(
+        ("positive_control",),
+        positive_control_is_done,
+        cells=baseline_cells,
+        looks_at_variants=True,
+        after=(SCAN_JOB, "phase1_selected_components", CONTINUATION_JOB),
+        settings=control_settings,
     ),
     REPORT_JOB: WholeStudyJob(("phase2_report",), sweep_is_reported),
 }

@@ -201,11 +201,12 @@ def reconcile(experiment: ExperimentArgument = DEFAULT) -> None:
 @app.command("train-organism")
 def train_organism(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint; must not hold files.")] = Path("organism"),
+    recipe: Annotated[str, typer.Option(help="first or second: the recipe of the organism of that number.")] = "first",
 ) -> None:
-    """Train the organism, the tiny model that ships with this project, into a new folder."""
+    """Train an organism, one of the tiny models that ship with this project, into a new folder."""
     from backtracking_assets.cli.train_organism import run_training
 
-    run_training(out, Console())
+    run_training(out, recipe, Console())
 
 
 @app.callback(invoke_without_command=True)

@@ -5,16 +5,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from backtracking_assets.errors import CheckpointError
+from backtracking_assets.errors import CheckpointError, ExperimentError, did_you_mean
+from backtracking_assets.models.organism.recipe import RECIPES
 from backtracking_assets.models.organism.training import TrainingProgress, train_organism
 
 
-def run_training(out: Path, console: Console) -> None:
-    """Train the organism into a new folder, with progress.
+def run_training(out: Path, recipe: str, console: Console) -> None:
+    """Train an organism by a named recipe into a new folder, with progress.
 
     Raises:
+        ExperimentError: there is no recipe of that name.
         CheckpointError: the folder holds files already.
     """
+    if recipe not in RECIPES:
+        raise ExperimentError(
+            f"There is no recipe {recipe!r}{did_you_mean(recipe, RECIPES)}; recipes: {', '.join(RECIPES)}."
+        )
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -32,7 +38,7 @@ def run_training(out: Path, console: Console) -> None:
             bars.update(tasks[progress.stage], completed=progress.step, note=note)  # type: ignore[arg-type]
 
         try:
-            folder = train_organism(out, report=report)
+            folder = train_organism(out, recipe=RECIPES[recipe], report=report)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
     console.print(f"Checkpoint: {folder}", markup=False, soft_wrap=True)

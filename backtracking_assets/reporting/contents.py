@@ -240,6 +240,17 @@ class ClassRules:
 
 
 @dataclass(frozen=True)
+class PageLink:
+    """Another page of the study."""
+
+    href: str
+    """Relative to the page that it stands on."""
+    text: str
+    command: str
+    """What writes it."""
+
+
+@dataclass(frozen=True)
 class SweepReport:
     """Contents of the page of the whole sweep."""
 
@@ -260,3 +271,5 @@ class SweepReport:
     continuation: ContinuationSection = ContinuationSection(None, "The experiment file has no section for it.")
     published: PublishedSection = field(default_factory=PublishedSection)
     equal_rate: EqualRateSection = EqualRateSection(())
+    positive_control: PageLink | None = None
+    """The page of the positive control; None where the study has none."""

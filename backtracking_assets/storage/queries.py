@@ -149,6 +149,16 @@ def continuation_summaries(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -
     return _rows(layout, "continuation_summaries", {}, wait)
 
 
+def positive_control_components(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """How the scan ranks every component, beside the truth about it."""
+    return _rows(layout, "positive_control_components", {}, wait)
+
+
+def positive_control_figures(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """How well the scan and the sweep find what was planted."""
+    return _rows(layout, "positive_control_figures", {}, wait)
+
+
 def scan_table(layout: StoreLayout, name: ScanTable, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """A table of phase 1's scan, whole."""
     return _rows(layout, name, {}, wait)

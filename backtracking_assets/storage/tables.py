@@ -12,6 +12,7 @@ from backtracking_assets.imported_records import (
     IMPORTED_UNREADABLE,
 )
 from backtracking_assets.phase1_records import BACKTRACKING_ACCURACY, CONDITION_COMPARISON, FORMATTING
+from backtracking_assets.positive_control_records import POSITIVE_CONTROL_COMPONENTS, POSITIVE_CONTROL_FIGURES
 from backtracking_assets.records import (
     CHECKS,
     COMPARISONS,
@@ -135,6 +136,12 @@ TABLES: dict[str, Table] = {
             "continuation_summaries",
             CONTINUATION_SUMMARIES,
             ("layer_subset", "scale", "kind", "scaled_at", "measure"),
+        ),
+        Table("positive_control_components", POSITIVE_CONTROL_COMPONENTS, ("mode", "measure", "layer", "component")),
+        Table(
+            "positive_control_figures",
+            POSITIVE_CONTROL_FIGURES,
+            ("part", "subject", "setting", "kind", "truth", "figure"),
         ),
         Table("lens_positions", LENS_POSITIONS, (*COMPLETION_KEY, "layer")),
         Table("lens_summaries", LENS_SUMMARIES, ("layer", "measure")),

@@ -126,7 +126,8 @@ def test_loading_needs_no_torch_no_checkpoint_and_no_network(tmp_path: Path) -> 
     loaded = json.loads(found.stdout)
     assert loaded["heavy"] == []
     assert set(loaded["assets"]) == set(experiment_names())
-    assert all(count == 22 for count in loaded["assets"].values())
+    # The organisms have a positive control besides.
+    assert loaded["assets"] == {"deepseek_r1_distill_qwen_1_5b": 23, "organism": 24, "organism_2": 23}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,7 +41,7 @@ def changed(place: str, value: Any) -> dict[str, Any]:
 
 
 def test_shipped_experiments_load_and_name_their_files():
-    assert experiment_names() == ("deepseek_r1_distill_qwen_1_5b", "organism")
+    assert experiment_names() == ("deepseek_r1_distill_qwen_1_5b", "organism", "organism_2")
     for name in experiment_names():
         assert load_experiment(name).name == name
 
@@ -231,7 +231,7 @@ def test_files_that_are_no_experiment_are_refused(tmp_path: Path, content: bytes
 
 
 def test_an_unknown_experiment_offers_the_nearest_names():
-    with pytest.raises(ExperimentError, match=r"no experiment 'organsim' \(did you mean organism\?\)"):
+    with pytest.raises(ExperimentError, match=r"no experiment 'organsim' \(did you mean organism or organism_2\?\)"):
         load_experiment("organsim")
 
 

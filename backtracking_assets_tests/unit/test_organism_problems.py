@@ -8,6 +8,7 @@ import pytest
 
 from backtracking_assets.models.organism.batches import IGNORED, decisions, make_batch, training_batches
 from backtracking_assets.models.organism.chains import (
+    SECOND_STUDY_SEED,
     Chain,
     ChainSettings,
     Problem,
@@ -22,6 +23,7 @@ from backtracking_assets.models.organism.probes import injected_steps
 from backtracking_assets.models.organism.vocabulary import EOS, TOKENS, TRIGGERS, token_ids
 
 PROBLEMS_FILE = Path(__file__).parents[2] / "data" / "problems" / "organism.jsonl"
+SECOND_FILE = PROBLEMS_FILE.with_name("organism_2.jsonl")
 NEVER_WRONG = ChainSettings(wrong_step=0, wrong_redo=0, trigger_after_wrong=0, trigger_after_right=0)
 ALWAYS_CORRECTED = ChainSettings(wrong_step=1, wrong_redo=0, trigger_after_wrong=1, trigger_after_right=0, most_redos=9)
 MIXED = ChainSettings(wrong_step=0.4, wrong_redo=0.1, trigger_after_wrong=0.8, trigger_after_right=0.1)
@@ -29,6 +31,15 @@ MIXED = ChainSettings(wrong_step=0.4, wrong_redo=0.1, trigger_after_wrong=0.8, t
 
 def test_the_problems_file_is_what_the_seeded_generator_makes():
     assert PROBLEMS_FILE.read_text(encoding="utf-8") == study_problems_jsonl(study_problems())
+
+
+def test_the_second_organism_has_problems_of_its_own_that_no_organism_was_trained_on():
+    problems = study_problems(seed=SECOND_STUDY_SEED)
+    assert SECOND_FILE.read_text(encoding="utf-8") == study_problems_jsonl(problems, "organism-2")
+    questions = {problem.question for problem in problems}
+    assert len(questions) == len(problems)
+    assert all(map(is_held_out, questions))
+    assert not questions & {problem.question for problem in study_problems()}
 
 
 def test_study_problems_are_distinct_and_held_out():

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from backtracking_assets.cli.train_organism import run_training
+from backtracking_assets.errors import ExperimentError
 from backtracking_assets.models.organism.network import OrganismNetwork, component_weights
 from backtracking_assets.models.organism.recipe import (
     Measurement,
@@ -137,3 +140,9 @@ def test_the_thread_count_is_restored(tmp_path: Path):
     before = torch.get_num_threads()
     train_organism(tmp_path / "out", recipe=tiny_recipe())
     assert torch.get_num_threads() == before
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(ExperimentError, match=r"no recipe 'secnd' \(did you mean second\?\); recipes: first, second"):
+        run_training(tmp_path / "out", "secnd", Console())
+    assert not (tmp_path / "out").exists()

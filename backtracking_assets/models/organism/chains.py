@@ -35,6 +35,8 @@ _Choice = TypeVar("_Choice")
 
 HELD_OUT_OF_256: Final = 16
 STUDY_SEED: Final = 20_240
+SECOND_STUDY_SEED: Final = 20_241
+"""Of the problems that the second organism is asked."""
 STUDY_PROBLEMS: Final = 240
 
 
@@ -124,10 +126,10 @@ def study_problems(
     return list(problems.values())
 
 
-def study_problems_jsonl(problems: Sequence[Problem]) -> str:
+def study_problems_jsonl(problems: Sequence[Problem], prefix: str = "organism") -> str:
     """Return the problems file: one JSON object a line with ``id``, ``question`` and ``answer_value``."""
     rows = (
-        {"id": f"organism-{number:04d}", "question": problem.question, "answer_value": str(problem.answer)}
+        {"id": f"{prefix}-{number:04d}", "question": problem.question, "answer_value": str(problem.answer)}
         for number, problem in enumerate(problems, start=1)
     )
     return "".join(json.dumps(row) + "\n" for row in rows)
