@@ -19,8 +19,8 @@ from backtracking_assets.reporting.formats import join_names
 SPECS: dict[str, dict[str, str]] = {
     "generations": {
         "exact_rows": "As many completions as the experiment plans, each key once.",
-        "interventions_fired": "Every scaled component fired once in every decode step of every completion; or the logits "
-        "were moved once.",
+        "interventions_fired": "Every scaled component fired once in every decode step of every completion; or "
+        "the logits were moved once.",
         "identity_at_scale_1": "With hooks at scale 1.0, completions equal those without hooks token by token.",
         "finite_logits": "No completion ended on NaN or infinite logits.",
         "not_truncated": "Few completions ended at the token cap.",
