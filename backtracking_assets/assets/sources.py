@@ -18,6 +18,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.presentation import inline_md
 from backtracking_assets.conditions import digest
 from backtracking_assets.experiment import Experiment
+from backtracking_assets.layer_subsets import SELECTED, DerivedSubset
 from backtracking_assets.partitions import layer_subset_partitions
 
 
@@ -101,7 +102,7 @@ def source_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
 
     @dg.asset(
         key=[experiment.name, "layer_subsets"],
-        deps=[[experiment.name, MEANS]] if experiment.needs_means else [],
+        deps=[[experiment.name, name] for name in _made_of(experiment)],
         partitions_def=layer_subset_partitions(experiment),
         group_name=f"{experiment.name}_layer_subsets",
         description="The components of each layer subset; the random controls are drawn by their seed.",
@@ -112,6 +113,13 @@ def source_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         return _result(subset_version(OpenExperiment(experiment), context.partition_key))
 
     return [*assets, layer_subsets]
+
+
+def _made_of(experiment: Experiment) -> list[str]:
+    """Assets of this study whose results decide what a subset is made of."""
+    subsets = experiment.layer_subsets.values()
+    ranked = any(isinstance(subset, DerivedSubset) and subset.source == SELECTED for subset in subsets)
+    return [MEANS] * experiment.needs_means + [SELECTED] * ranked
 
 
 def _source_asset(

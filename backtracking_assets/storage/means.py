@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from backtracking_assets.conditions import canonical_json
 from backtracking_assets.records import Component
@@ -57,6 +55,8 @@ def write_means(layout: StoreLayout, made_from: str, vectors: Vectors, note: Mea
     Raises:
         StorageError: the folder cannot be written.
     """
+    from safetensors.numpy import save  # not needed to load the definitions
+
     tensors = {f"{kind}.{layer}": np.ascontiguousarray(v, dtype=np.float32) for (layer, kind), v in vectors.items()}
     make_folder(layout.means)
     remove_stale_temporaries(layout.means)
@@ -70,6 +70,9 @@ def read_means(layout: StoreLayout, digest: str) -> dict[tuple[int, Component], 
     Raises:
         DamagedFileError: they are not there, or are not those of the digest.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     path = means_path(layout, digest)
     try:
         tensors = load(path.read_bytes())
