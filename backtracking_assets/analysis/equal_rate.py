@@ -82,7 +82,9 @@ def _compare(
     weights = np.vstack([np.ones((1, n_problems)), drawn])
     values = {measure.name: _ratios(measure, everything, weights) for measure in measures}
     rates = values[rate_measure.name]
-    defined = {name: np.isfinite(value).all(axis=1) for name, value in values.items()}
+    defined: dict[str, npt.NDArray[np.bool_]] = {
+        name: np.asarray(np.isfinite(value).all(axis=1)) for name, value in values.items()
+    }
     named = [name for name in names if _is_defined(defined[name])]
     if not _is_defined(defined[rate_measure.name]) or not named:
         raise BacktrackingError(
