@@ -71,7 +71,7 @@ def rank_sentences(rank: ControlRank | None) -> list[str]:
     )
     if not rank.set_apart:
         return [f"{sentence}."]
-    without = f"{_as_low(rank.n_intact_as_low, rank.n_intact)} as low".replace(" draws", " intact draws")
+    without = f"{_as_low(rank.n_intact_as_low, rank.n_intact, 'intact draw').lower()} as low"
     if rank.p_intact is None:
         return [f"{sentence}; {without}, too few for a p ({LEAST_DRAWS} are needed)."]
     return [f"{sentence}; {without}, {equals_p(rank.p_intact)}."]
@@ -106,16 +106,20 @@ def control_table(index: SweepIndex) -> TextTable | None:
             str(rank.n_intact),
             str(rank.n_intact_as_low),
             format_p(rank.p_intact),
-            "; ".join(_why(index, control) for control in rank.set_apart) or "none",
+            _why(index, rank.set_apart),
         )
         for rank in ranks
     )
     return TextTable(columns, rows)
 
 
-def _why(index: SweepIndex, control: Cell) -> str:
-    return f"{control.layer_subset.partition('_of_')[0]} {join_names(index.damage(control))}"
+def _why(index: SweepIndex, controls: tuple[Cell, ...]) -> str:
+    """`random_1 and random_4: makes more wrong steps`, the controls grouped by what they do; `none` without any."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for control in controls:
+        groups.setdefault(index.damage(control), []).append(control.layer_subset.partition("_of_")[0])
+    return "; ".join(f"{join_names(names)}: {join_names(does)}" for does, names in groups.items()) or "none"
 
 
-def _as_low(count: int, draws: int) -> str:
-    return f"{count or 'None'} of {plural(draws, 'draw')} {'are' if count > 1 else 'is'}"
+def _as_low(count: int, draws: int, noun: str = "draw") -> str:
+    return f"{count or 'None'} of {plural(draws, noun)} {'are' if count > 1 else 'is'}"

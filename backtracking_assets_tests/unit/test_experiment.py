@@ -46,9 +46,9 @@ def test_shipped_experiments_load_and_name_their_files():
         assert load_experiment(name).name == name
 
 
-def test_the_organism_plans_33_cells_of_480():
+def test_the_organism_plans_56_cells_of_480():
     organism = load_experiment("organism")
-    assert len(organism.planned_cells()) == 5 * 6 + 3 + 2 + 5
+    assert len(organism.planned_cells()) == 5 * 6 + 19 + 2 + 5
     assert organism.completions_per_cell == 480
 
 
@@ -88,7 +88,7 @@ def test_more_draws_keep_the_earlier_ones(tmp_path: Path):
     few = load_experiment("organism").all_subsets()
     document = yaml.safe_load((EXPERIMENTS_DIR / "organism.yaml").read_text())
     document["name"] = "another"
-    document["controls"]["random"][0]["draws"] = 9
+    document["controls"]["random"][0]["draws"] = 25
     many = write_experiment(tmp_path / "o.yaml", document).all_subsets()
     assert all(many[name] == subset for name, subset in few.items())
     assert len(many) == len(few) + 6
