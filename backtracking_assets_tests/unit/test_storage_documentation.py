@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_the_view_of_events_has_a_row_for_each_trigger(tmp_path: Path) -> None:
     layout = StoreLayout(tmp_path)
     of, wanted = condition(BASELINE.scale), keys(2, 1)
     generate(layout, of, wanted)
-    lists = {
+    lists: dict[str, Any] = {
         "event_phrases": ["Wait", "mistake"],
         "event_kinds": ["strict", "relaxed"],
         "event_starts": [3, 20],
@@ -104,7 +105,7 @@ def test_the_view_of_events_has_a_row_for_each_trigger(tmp_path: Path) -> None:
         "event_tokens": [1, 5],
         "event_classes": ["genuine", "filler"],
     }
-    none = {name: [] for name in lists}
+    none: dict[str, Any] = {name: [] for name in lists}
     write_detections(layout, detections_of(of.fingerprint, wanted[:1], **lists))
     write_detections(layout, detections_of(of.fingerprint, wanted[1:], **none))
     with reading(layout) as connection:
