@@ -6,6 +6,7 @@ off the chain if it is neither the problem's next operation on the running total
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ _THINK_CLOSE = "</think>"
 _ARITHMETIC = r"(-?[0-9]{1,12})\s*([+-])\s*([0-9]{1,12})\s*=\s*(-?[0-9]{1,12})"
 _STEP = re.compile(_ARITHMETIC)
 _QUESTION = re.compile(r"(-?[0-9]{1,12})((?:\s*[+-]\s*[0-9]{1,12})*)")
-_OPERATION = re.compile(r"([+-])\s*([0-9]{1,12})")
+_OPERATION = re.compile(r"([+-])\s*([0-9]{1,12})(?![0-9])")
 _STEP_AFTER_TRIGGER = re.compile(rf"\s*,?\s*{_ARITHMETIC}")
 
 
@@ -94,18 +95,22 @@ class Steps:
             for step, redo in zip(self.steps, self.steps[1:], strict=False)
         )
 
-    @property
-    def changed_redos(self) -> tuple[Step, ...]:
-        """Steps that repeat the operation of the step right before them with another result, with a trigger or without.
 
-        A wrong step that left its total as it was (``10 + 1 = 10``), followed by the same operation of the problem,
-        reads like a redo and counts as one.
-        """
-        return tuple(
-            redo
-            for step, redo in zip(self.steps, self.steps[1:], strict=False)
-            if (redo.left, redo.operand) == (step.left, step.operand) and redo.result != step.result
-        )
+def changed_redos(steps: Steps, question: str) -> tuple[Step, ...]:
+    """Steps that repeat the operation of the step right before them with another result, with a trigger or without.
+
+    After a step that left its total as it was (``70 + 1 = 70``), the same operation may be the next one of the problem:
+    it is a redo only if the chain has more steps of this operation than the question.
+    """
+    asked = Counter(int(sign + operand) for sign, operand in _OPERATION.findall(question))
+    done = Counter(step.operand for step in steps.steps)
+    return tuple(
+        redo
+        for step, redo in zip(steps.steps, steps.steps[1:], strict=False)
+        if (redo.left, redo.operand) == (step.left, step.operand)
+        and redo.result != step.result
+        and (step.result != step.left or done[step.operand] > asked[step.operand])
+    )
 
 
 def read_steps(completion_text: str, rules: Detection, question: str = "") -> Steps:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from backtracking_assets.analysis.arithmetic_steps import Steps
+from backtracking_assets.analysis.arithmetic_steps import Steps, changed_redos
 from backtracking_assets.analysis.revisions import blinded, find_revisions
 from backtracking_assets.analysis.statements import find_claims, tokens_of
 from backtracking_assets.analysis.triggers import Event
@@ -78,14 +78,18 @@ def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_o
     return _classify(events, triggers, windows[::-1], find_revisions(blind), len(text), degenerate, cut_off)
 
 
-def classify_chain(text: str, events: Sequence[Event], steps: Steps, *, degenerate: bool, cut_off: bool) -> Classes:
-    """Classes of an arithmetic chain: exact, up to a redo that reads like the next step (`Steps.changed_redos`).
+def classify_chain(
+    text: str, events: Sequence[Event], steps: Steps, question: str, *, degenerate: bool, cut_off: bool
+) -> Classes:
+    """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`).
 
     An event announces what the first step behind it does.
     """
     ends = [step.end for step in steps.steps]
     windows = [ends[place] if (place := bisect_left(ends, event.end)) < len(ends) else len(text) for event in events]
-    return _classify(events, [True] * len(events), windows, steps.changed_redos, len(text), degenerate, cut_off)
+    return _classify(
+        events, [True] * len(events), windows, changed_redos(steps, question), len(text), degenerate, cut_off
+    )
 
 
 def is_no_trigger(text: str, event: Event) -> bool:

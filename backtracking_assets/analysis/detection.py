@@ -93,7 +93,10 @@ def _read(
     answer = judge(text, problem.answer, rules.answer_marker)
     steps = read_steps(text, rules, problem.question) if rules.steps == "arithmetic_chain" else None
     state = {"degenerate": rule is not None, "cut_off": truncated}
-    classes = classify_text(text, events, **state) if steps is None else classify_chain(text, events, steps, **state)
+    if steps is None:
+        classes = classify_text(text, events, **state)
+    else:
+        classes = classify_chain(text, events, steps, problem.question, **state)
     return {
         "has_strict": bool(strict),
         "has_relaxed": bool(events),

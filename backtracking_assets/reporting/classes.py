@@ -44,7 +44,7 @@ def method_sentences(rules: ClassRules | None) -> list[str]:
     if rules.exact:
         sentences.append(
             "Here they are exact: a line of arithmetic that repeats the operation of the line before with another "
-            "result. A wrong step that left its total as it was, followed by the same operation, reads like a redo."
+            "result, unless the problem asks for that operation again."
         )
     else:
         sentences.append(

@@ -84,10 +84,12 @@ def test_other_weights_are_named(study: Study, tmp_path: Path) -> None:
 
 
 def test_other_code_is_named_as_such(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "METRICS_VERSION", "9")
-    assert (status_of(study).reason, status_of(study).next) == ("code version: metrics 1 → 9", "measures anew")
-    monkeypatch.setattr(detection, "DETECTION_VERSION", "8")
-    assert status_of(study).reason == "code version: detection 1 → 8; code version: metrics 1 → 9"
+    measured, read = metrics.METRICS_VERSION, detection.DETECTION_VERSION
+    monkeypatch.setattr(metrics, "METRICS_VERSION", "99")
+    changed = f"code version: metrics {measured} → 99"
+    assert (status_of(study).reason, status_of(study).next) == (changed, "measures anew")
+    monkeypatch.setattr(detection, "DETECTION_VERSION", "98")
+    assert status_of(study).reason == f"code version: detection {read} → 98; {changed}"
     assert status_of(study).next == "reads anew"
     newer = functools.partial(Condition, generator_version="7")
     monkeypatch.setattr(open_experiment, "Condition", newer)

@@ -12,10 +12,9 @@ from backtracking_assets_tests.unit.analysis_samples import RULES
 from backtracking_assets_tests.unit.bounds import bounded
 
 
-def chain(text: str, *, cut_off: bool = False, degenerate: bool = False) -> Classes:
-    return classify_chain(
-        text, find_events(text, RULES), read_steps(text, RULES), degenerate=degenerate, cut_off=cut_off
-    )
+def chain(text: str, question: str = "", *, cut_off: bool = False, degenerate: bool = False) -> Classes:
+    events, steps = find_events(text, RULES), read_steps(text, RULES)
+    return classify_chain(text, events, steps, question, degenerate=degenerate, cut_off=cut_off)
 
 
 def prose(text: str, *, cut_off: bool = False) -> Classes:
@@ -40,6 +39,21 @@ def prose(text: str, *, cut_off: bool = False) -> Classes:
 def test_the_organisms_classes_are_exact(text: str, completion: str, events: list[str], n_silent: int) -> None:
     found = chain(text)
     assert (found.completion, list(found.events), found.n_silent) == (completion, events, n_silent)
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "completion"),
+    [
+        ("70 + 1 + 1", "70 + 1 = 70\n70 + 1 = 71\n</think>", "none"),
+        ("70 + 1", "70 + 1 = 70\n70 + 1 = 71\n</think>", "silent"),
+        ("70 + 1 - 1", "70 + 1 = 70\n70 + 1 = 71\n71 - 1 = 70\n</think>", "silent"),
+        ("70 + 1 + 1", "70 + 1 = 70\n70 + 1 = 71\n71 + 1 = 72\n</think>", "silent"),
+        ("70 + 1 + 1", "70 + 1 = 72\n70 + 1 = 71\n</think>", "silent"),
+        ("70 + 1 + 1", "70 + 1 = 70\nWait, 70 + 1 = 71\n71 + 1 = 72\n</think>", "genuine"),
+    ],
+)
+def test_the_problems_next_operation_is_no_redo(question: str, text: str, completion: str) -> None:
+    assert chain(text, question).completion == completion
 
 
 def test_a_trigger_at_which_the_text_was_cut_off_is_neither() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,29 @@ def test_the_page_names_every_column_and_key(table: object) -> None:
     rows = [line.split("|")[1] for line in section.group().splitlines() if line.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
     assert sorted(named) == sorted(table.schema.names)
+
+
+def test_the_view_of_events_has_a_row_for_each_trigger(tmp_path: Path) -> None:
+    layout = StoreLayout(tmp_path)
+    of, wanted = condition(BASELINE.scale), keys(2, 1)
+    generate(layout, of, wanted)
+    lists: dict[str, Any] = {
+        "event_phrases": ["Wait", "mistake"],
+        "event_kinds": ["strict", "relaxed"],
+        "event_starts": [3, 20],
+        "event_ends": [7, 27],
+        "event_tokens": [1, 5],
+        "event_classes": ["genuine", "filler"],
+    }
+    none: dict[str, Any] = {name: [] for name in lists}
+    write_detections(layout, detections_of(of.fingerprint, wanted[:1], **lists))
+    write_detections(layout, detections_of(of.fingerprint, wanted[1:], **none))
+    with reading(layout) as connection:
+        rows = connection.sql(
+            "select problem_id, event_index, phrase, kind, start_character, end_character, token_index, event_class "
+            "from events order by all"
+        ).fetchall()
+    assert rows == [
+        (wanted[0][0], 0, "Wait", "strict", 3, 7, 1, "genuine"),
+        (wanted[0][0], 1, "mistake", "relaxed", 20, 27, 5, "filler"),
+    ]
