@@ -180,8 +180,8 @@ def _of_sweep(
             "sweep_baseline_accuracy",
             own.estimate,
             f"The sweep's baseline has an accuracy of {_percent(own)} of {own.n:,}, counted as if completions were "
-            f"independent, where {phase1.said} has {_percent(reference)}: so low beside it, answers must have been "
-            "held against those of other problems, and the sweep's whole accuracy column is an artifact.",
+            f"independent, where {phase1.said} has {_percent(reference)}: as where answers are "
+            "held against those of other problems; the sweep's accuracies cannot be relied on.",
         )
 
 
