@@ -180,8 +180,8 @@ def _of_sweep(
             "sweep_baseline_accuracy",
             own.estimate,
             f"The sweep's baseline has an accuracy of {_percent(own)} of {own.n:,}, counted as if completions were "
-            f"independent, where {phase1.said} has {_percent(reference)}: so low beside it, answers must have been "
-            "held against those of other problems, and the sweep's whole accuracy column is an artifact.",
+            f"independent, where {phase1.said} has {_percent(reference)}: as where answers are "
+            "held against those of other problems; the sweep's accuracies cannot be relied on.",
         )
 
 
@@ -227,14 +227,15 @@ def _told_by_counts(published: Sequence[PublishedFigure]) -> dict[tuple[str, str
     totals = {f.scope: f.value for f in published if f.scope is not None and f.measure in TOTALS}
     told: dict[tuple[str, str, str], set[str]] = {}
     for figure in published:
-        if figure.scope is None:
+        if figure.scope is None or figure.measure != "accuracy":
             continue
         hits, total = correct.get(figure.scope, 0.0), totals.get(figure.scope, 0.0)
-        if figure.measure != "accuracy" or not 0 < hits <= total or not 0 < figure.value <= 1:
+        if not 0 < hits <= total or not 0 < figure.value <= 1:
             continue
         denominator = hits / figure.value
-        whole = abs(denominator - round(denominator)) <= _WHOLE_WITHIN and hits <= round(denominator) <= total
-        if whole:
+        if denominator > total + _WHOLE_WITHIN:
+            continue
+        if abs(denominator - round(denominator)) <= _WHOLE_WITHIN and hits <= round(denominator):
             kind = "all" if round(denominator) == round(total) else "answered"
             told[figure.file, figure.entry, figure.measure] = {kind}
     return told
@@ -242,9 +243,9 @@ def _told_by_counts(published: Sequence[PublishedFigure]) -> dict[tuple[str, str
 
 def _of_counts(hits: float, total: float, confidence: float) -> Estimate | None:
     """The share of a published count; its interval takes completions for independent, as clusters are not known."""
-    n, k = round(total), round(hits)
-    if not 0 < n <= _MOST_COMPLETIONS or not 0 <= k <= n:
+    if not 1 <= total <= _MOST_COMPLETIONS or not 0 <= hits <= total:
         return None
+    n, k = round(total), round(hits)
     low, high = np.asarray(proportion_confint(k, n, alpha=1 - confidence, method="wilson"))
     return Estimate(k / n, float(low), float(high), n, n, "Wilson, completions taken for independent")
 

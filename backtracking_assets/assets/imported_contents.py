@@ -65,7 +65,9 @@ def published_section(opened: OpenExperiment) -> PublishedSection:
         swept = [row for row in figures if row["file"] in SWEEP_FILES]
         if not swept:
             continue
-        sentences.append(_sentence(run, experiment))
+        linked = runs.get(run["phase1_run_id"])
+        model = run["model_id"] or (None if linked is None else linked["model_id"])
+        sentences.append(_sentence(run, model, experiment))
         selected = _selected(figures)
         if not selected and run["phase1_run_id"] is not None:
             selected = _selected(imported_rows(layout, "imported_figures", run["phase1_run_id"]))
@@ -144,16 +146,16 @@ def _selected(figures: _Rows) -> frozenset[str]:
     return frozenset(row["entry"] for row in figures if row["file"] == SELECTED_LAYERS_FILE)
 
 
-def _sentence(run: Mapping[str, Any], experiment: Experiment) -> str:
-    model, own = run["model_id"], _model_of(experiment)
+def _sentence(run: Mapping[str, Any], model: str | None, experiment: Experiment) -> str:
+    own = _model_of(experiment)
     what = f"Run {run['run_id']}, imported from {run['folder']}"
     if model is None:
         what += ", which does not state its model"
     elif model != own:
         what += f", of {model}, which is not the model of this experiment ({own}): agreement is not to be expected"
     return (
-        f"{what}. Its page is imported_{run['run_id']}.html, beside this one. A subset is the same by its name and the \
-components that are published of it."
+        f"{what}. Its page is imported_{run['run_id']}.html, beside this one. Subsets are matched by name and by what "
+        "is published of their components."
     )
 
 

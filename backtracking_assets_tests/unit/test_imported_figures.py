@@ -15,6 +15,7 @@ from backtracking_assets_tests.unit.run_folder_samples import (
     SECOND,
     event_rows,
     write_csv,
+    write_json,
     write_phase1,
     write_phase2,
 )
@@ -121,6 +122,24 @@ def test_published_counts_tell_the_denominators_apart_without_events(tmp_path: P
     assert (
         "1 are over all completions, 3 over those with a known answer alone" in faults["two_denominators"].description
     )
+
+
+@pytest.mark.parametrize(("total", "accuracy"), [(1e300, 1e300), (1e300, 5e-324), (-1.0, 0.5), (0.0, 0.0), (0.4, 1.0)])
+def test_published_figures_of_any_size_are_no_crash(tmp_path: Path, total: float, accuracy: float) -> None:
+    row = {"subset_name": "baseline", "num_components": 0, "total": total, "accuracy": accuracy}
+    write_csv(tmp_path / "subset_sweep_results.csv", [row])
+    write_csv(tmp_path / "formatting_summary.csv", [{"variant": "a", "total": total, "accuracy": accuracy}])
+    write_json(
+        tmp_path / "metrics_v2.json",
+        {
+            "variant_specific": {"variant": "a", "by_condition": {"other": {"total": total}}},
+            "formatting_effect": {"by_variant": {"a": {"total": total, "correct": total, "accuracy": accuracy}}},
+        },
+    )
+    run = read_run_folder(tmp_path)
+    reference = baseline_accuracy(run.run_id, (), run.figures, 0.95)
+    imported_faults(run, imported_figures(run, 0.95), reference, 0.95)
+    assert reference is None
 
 
 def test_the_baseline_of_a_sweep_is_held_against_phase_1(run: RunFolder, tmp_path: Path) -> None:
