@@ -88,7 +88,8 @@ def record_variants(instance: dg.DagsterInstance, opened: OpenExperiment) -> lis
     Raises:
         BacktrackingError: the store cannot be read.
     """
-    stored_now, done = stored_variants(opened), []
+    done: list[tuple[str, Variant]] = []
+    stored_now = stored_variants(opened)
     if not stored_now:
         return done
     names = {spec.key.path[-1]: spec for made in experiment_assets(opened.experiment) for spec in made.specs}

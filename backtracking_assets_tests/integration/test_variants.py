@@ -5,18 +5,17 @@ import json
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import dagster as dg
-import pyarrow.compute as pc
 import pytest
 from rich.console import Console
 
 from backtracking_assets.assets.generating import ensure_completions, ensure_condition, link_to_completions
 from backtracking_assets.assets.jobs import VARIANTS_JOB
-from backtracking_assets.assets.measuring import read_cell
+from backtracking_assets.assets.measuring import measure_variant, read_cell, read_variant
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.reconciling import reconcile
 from backtracking_assets.assets.stored_cells import current_cells
 from backtracking_assets.assets.stored_variants import (
     current_variant,
@@ -29,6 +28,7 @@ from backtracking_assets.assets.stored_variants import (
     variants_of,
 )
 from backtracking_assets.assets.variant_status import variants_status
+from backtracking_assets.assets.variants_from_store import record_variants
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.rebuild_database import run_rebuild
 from backtracking_assets.cli.status import show_status
@@ -162,39 +162,36 @@ def test_a_sweep_goes_on_with_chunks_that_phase_1_planned(study: Study, tmp_path
     assert content(study.layout, fingerprint).equals(uninterrupted)
 
 
-def test_a_variant_is_materialized_alone_and_measured(study: Study) -> None:
-    experiment = study.experiment(**SECTIONS)
-    with open_instance() as instance:
-        assert run_variant(instance, experiment, "short").success
-        opened = OpenExperiment(experiment)
+def test_a_variant_is_materialized_alone_and_measured(short_done: Study) -> None:
+    with short_done.active(), open_instance() as instance:
+        opened = short_done.opened(**SECTIONS)
         assert [stored.variant.name for stored in current_variants(opened)] == ["short"]
         stored = detected_variant(opened, "short")
         assert stored.completions.num_rows == stored.detections.num_rows == 10
-        metrics = metrics_of_variant(opened, stored.variant)
-        rates = {row["metric"]: row for row in metrics.to_pylist()}
-        expected = pc.mean(pc.cast(stored.detections["has_strict"], "float64")).as_py()
+        rates = {row["metric"]: row for row in metrics_of_variant(opened, stored.variant).to_pylist()}
+        expected = fmean(stored.detections["has_strict"].to_pylist())
         assert rates["strict_rate"]["estimate"] == pytest.approx(expected)
         assert (rates["strict_rate"]["n"], rates["strict_rate"]["n_problems"]) == (10, 5)
-        assert rates["mean_tokens"]["estimate"] == pytest.approx(pc.mean(stored.completions["n_tokens"]).as_py())
+        assert rates["mean_tokens"]["estimate"] == pytest.approx(fmean(stored.completions["n_tokens"].to_pylist()))
         # A Dagster that knows nothing of it is told, as of cells; once.
-        key = dg.AssetKey(["tiny", "variant_metrics"])
-        assert instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=key, asset_partitions=["short"]), limit=1
-        ).records
-        assert reconcile(instance, opened).variants == []
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(["tiny", "variant_metrics"]), asset_partitions=["short"])
+        assert len(instance.fetch_materializations(wanted, limit=2).records) == 1
+        assert record_variants(instance, opened) == []
         with dg.DagsterInstance.ephemeral() as other:
-            assert reconcile(other, opened).variants == [
+            assert record_variants(other, opened) == [
                 (asset, stored.variant) for asset in ("variant_generations", "variant_detections", "variant_metrics")
             ]
-            assert reconcile(other, opened).variants == []
+            assert record_variants(other, opened) == []
 
 
 def test_accuracy_not_above_shuffled_answers_fails_the_sweeps_variant_alone(study: Study) -> None:
     experiment = study.experiment(**SECTIONS, checks={"accuracy_above_shuffled": "block"})
     with open_instance() as instance:
         assert not run_variant(instance, experiment, "plain").success
-        assert run_variant(instance, experiment, "long").success
     opened = OpenExperiment(experiment)
+    make_variant(opened, "long")
+    read_variant(opened, "long", "run")
+    measure_variant(opened, "long", "run")
     severities = {
         variant.name: outcome.severity
         for variant, outcomes in variant_checks_of(opened, "variant_metrics").items()
