@@ -85,7 +85,8 @@ def test_the_results_are_stored_and_shown_and_made_anew_only_where_their_inputs_
     for variant in ("plain", "short"):
         assert run_job(instance, experiment, VARIANTS_JOB, variant).success
     assert run_cell(instance, experiment, Cell("attn_1", 1.0)).success
-    assert run_cell(instance, experiment, Cell("attn_1", 0.0)).success
+    ablated = run_cell(instance, experiment, Cell("attn_1", 0.0))
+    assert ablated.success, failure(ablated)
     found = {name: run_job(instance, experiment, name) for name in ("phase1_formatting_sweep", "metrics_v2")}
     found["phase1_compare_conditions"] = run_job(instance, experiment, "phase1_compare_conditions")
     assert all(result.success for result in found.values())
