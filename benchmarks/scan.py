@@ -48,7 +48,8 @@ def random_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel
     config = Qwen2Config(**SHAPES[shape], num_hidden_layers=28, max_position_embeddings=4096, dtype=dtype)
     config._attn_implementation = ATTENTION
     with torch.device(device):
-        return Qwen2ForCausalLM(config).to(dtype).eval()
+        model: Any = Qwen2ForCausalLM(config)  # the library's own `to` has no usable type
+    return model.to(dtype=dtype).eval()
 
 
 def by_scan(

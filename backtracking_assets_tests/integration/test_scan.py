@@ -175,7 +175,7 @@ def test_another_dagster_instance_learns_of_it_from_the_store(
         event = other.get_latest_materialization_event(dg.AssetKey(["tiny", "selected_components"]))
     assert event is not None
     assert event.asset_materialization is not None
-    (made,) = [event.materialization for event in scanned[SELECTION].get_asset_materialization_events()]
+    (made,) = [found.materialization for found in scanned[SELECTION].get_asset_materialization_events()]
     tags = event.asset_materialization.tags or {}
     assert tags["dagster/data_version"] == (made.tags or {})["dagster/data_version"]
 
