@@ -27,7 +27,7 @@ def importance_figure(results: ControlResults, narrow: bool = False) -> Figure:
     frame = _of(results.components, results.criterion, MAIN_MODE)
     figure = Figure(figsize=(NARROW, 5.2) if narrow else (WIDE, 3.4), layout="constrained")
     panels = figure.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True, squeeze=False).ravel()
-    k = int(frame["planted"].sum())
+    k = int(frame["causal"].sum() or frame["planted"].sum())
     for axes, (kind, title) in zip(panels, _KINDS.items(), strict=True):
         own = frame[frame["component"] == kind].sort_values("layer")
         _draw_importance(axes, own)
