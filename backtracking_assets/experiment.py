@@ -32,7 +32,15 @@ from backtracking_assets.layer_subsets import (
     TriggerLogits,
     random_draw,
 )
-from backtracking_assets.plan import BASELINE_SCALE, Continuation, PlanEntry, cells_named, check_subsets
+from backtracking_assets.phase1_plan import Phase1, check_phase1
+from backtracking_assets.plan import (
+    BASELINE_SCALE,
+    Continuation,
+    PlanEntry,
+    cells_named,
+    check_subsets,
+    check_targeted,
+)
 from backtracking_assets.records import Cell
 from backtracking_assets.section import Finite, Name, Section
 
@@ -63,6 +71,8 @@ class Experiment(Section):
     """Where the means come from, for subsets that are scaled towards them."""
     continuation: Continuation | None = None
     """The continuation ablation; a study without this section has no such asset."""
+    phase1: Phase1 | None = None
+    """Phase 1; a study without this section has none of its assets."""
 
     _source: Path | None = PrivateAttr(default=None)
 
@@ -109,6 +119,9 @@ class Experiment(Section):
             check_subsets("continuation.cells", self.continuation.cells, subsets)
             if not self.continuation_cells():
                 raise ValueError("continuation.cells: they name no cell")
+        if self.phase1 is not None:
+            check_targeted("phase1.compare", self.phase1.compare, self.layer_subsets)
+            check_phase1(self.phase1, self.problems.count, self._lowest_scale(self.phase1.compare))
         return self
 
     def _check_layers(self) -> None:
@@ -171,6 +184,49 @@ class Experiment(Section):
         """The interventions of the continuation ablation, each once; none where the file has no such section."""
         entries = () if self.continuation is None else self.continuation.cells
         return cells_named(entries, tuple(self.layer_subsets), self._control_names(), self.scales)
+
+    def compared_cells(self) -> tuple[Cell, ...]:
+        """Planned cells that phase 1 compares: a baseline, its targeted subset, then that subset's random controls.
+
+        Both at the lowest scale that is planned for the subset; empty without a phase 1.
+        """
+        if self.phase1 is None:
+            return ()
+        compare, scale, planned = self.phase1.compare, self._lowest_scale(self.phase1.compare), self.planned_cells()
+        at_one = sorted(
+            (cell for cell in planned if cell.scale == BASELINE_SCALE), key=lambda cell: cell.layer_subset != compare
+        )
+        scaled = [cell for cell in planned if cell.scale == scale]
+        targeted = [cell for cell in scaled if cell.layer_subset == compare]
+        return (*at_one[:1], *targeted, *(cell for cell in scaled if self.control_of(cell.layer_subset) == compare))
+
+    def _lowest_scale(self, layer_subset: str) -> float | None:
+        """The lowest planned scale of a subset, the baseline's left out."""
+        scales = (cell.scale for cell in self.planned_cells() if cell.layer_subset == layer_subset)
+        return min((scale for scale in scales if scale != BASELINE_SCALE), default=None)
+
+    def for_variant(self, name: str) -> "Experiment":
+        """This experiment with another prompt variant, on the problems and samples of phase 1; same file and outputs.
+
+        Raises:
+            ExperimentError: there is no phase 1, or no such variant.
+        """
+        if self.phase1 is None:
+            raise ExperimentError(
+                f"{self.source} has no section phase1, which says on how many problems the prompt variants are "
+                "compared; add one, as docs/experiment-files.md describes it."
+            )
+        variants = self.prompting.variants
+        if name not in variants:
+            near = did_you_mean(name, variants)
+            raise ExperimentError(f"There is no prompt variant {name!r}{near}; variants: {', '.join(variants)}.")
+        problems = {"count": self.phase1.count, "samples": self.phase1.samples}
+        return self.model_copy(
+            update={
+                "prompting": self.prompting.model_copy(update={"variant": name}),
+                "problems": self.problems.model_copy(update=problems),
+            }
+        )
 
     def _control_names(self) -> tuple[str, ...]:
         return tuple(control.name(draw) for control in self.controls.random for draw in range(1, control.draws + 1))

@@ -1,9 +1,9 @@
-"""Partitions of the asset graph: layer subset x scale."""
+"""Partitions of the asset graph: layer subset x scale, and the prompt variants of phase 1."""
 
 import dagster as dg
 
 from backtracking_assets.experiment import Experiment, scale_key
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Cell, Subject, Variant
 
 LAYER_SUBSET = "layer_subset"
 SCALE = "scale"
@@ -22,9 +22,18 @@ def grid_partitions(experiment: Experiment) -> dg.MultiPartitionsDefinition:
     )
 
 
+def variant_partitions(experiment: Experiment) -> dg.StaticPartitionsDefinition:
+    return dg.StaticPartitionsDefinition(list(experiment.prompting.variants))
+
+
 def cell_key(cell: Cell) -> dg.MultiPartitionKey:
     """The partition key of a cell, such as `mlp_27_only|0.25`."""
     return dg.MultiPartitionKey({LAYER_SUBSET: cell.layer_subset, SCALE: scale_key(cell.scale)})
+
+
+def subject_key(subject: Subject) -> dg.MultiPartitionKey | str:
+    """The partition key of a cell or of a prompt variant."""
+    return subject.name if isinstance(subject, Variant) else cell_key(subject)
 
 
 def cell_of(key: dg.MultiPartitionKey) -> Cell:

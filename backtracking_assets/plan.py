@@ -68,6 +68,17 @@ def check_subsets(place: str, entries: Iterable[PlanEntry | ContinuationEntry], 
                 raise ValueError(f"{place}: {name!r} is not a layer subset{did_you_mean(name, names)}")
 
 
+def check_targeted(place: str, name: str, targeted: Iterable[str]) -> None:
+    """Refuse a name that stands for no targeted subset.
+
+    Raises:
+        ValueError: the message begins with the place.
+    """
+    names = list(targeted)
+    if name not in names:
+        raise ValueError(f"{place}: {name!r} is not a targeted layer subset{did_you_mean(name, names)}")
+
+
 def cells_named(
     entries: Iterable[PlanEntry | ContinuationEntry],
     targeted: Sequence[str],

@@ -32,8 +32,11 @@ def load_problems(experiment: Experiment, *, download: bool = True) -> tuple[Pro
     source = experiment.problems
     place, problems = _all_problems(experiment, download)
     if len(problems) < source.count:
+        # A prompt variant's experiment has the count of phase 1 in place of its own.
+        of_phase1 = experiment.phase1 is not None and experiment.phase1.count == source.count
+        asked = "phase1.count" if of_phase1 else "problems.count"
         raise ProblemFileError(
-            f"{place}: it holds {len(problems)} problems and problems.count in {experiment.source} asks for "
+            f"{place}: it holds {len(problems)} problems and {asked} in {experiment.source} asks for "
             f"{source.count}; lower the count or add problems."
         )
     return draw(problems, source.count, source.seed)

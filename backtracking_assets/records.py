@@ -53,6 +53,19 @@ class Cell:
         return f"{self.layer_subset} at {repr(self.scale).removesuffix('.0')}"
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A prompt variant of phase 1, which has completions of its own as a cell has, without intervention."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"variant {self.name}"
+
+
+Subject = Cell | Variant
+"""What points to a condition and is read and measured: a cell of the sweep, or a prompt variant of phase 1."""
+
 UNSCALED = Cell("(unscaled)", 1.0)
 """Stands for the run without intervention where cells are compared with it; no layer subset can have this name."""
 

@@ -45,11 +45,14 @@ def compare_cells(
         frame = joined(cell_rows)
         if set(frame["fingerprint"]) == set(reference["fingerprint"]):
             continue
-        _refuse_unpaired(cell_rows.cell, frame, reference)
+        cell = cell_rows.cell
+        if not isinstance(cell, Cell):
+            raise TypeError(f"only cells are compared with the baseline here, not {cell}")
+        _refuse_unpaired(cell, frame, reference)
         rows += [
             {
-                "layer_subset": cell_rows.cell.layer_subset,
-                "scale": cell_rows.cell.scale,
+                "layer_subset": cell.layer_subset,
+                "scale": cell.scale,
                 "metric": measure.name,
                 "fingerprint": frame["fingerprint"].iloc[0],
                 "baseline_fingerprint": reference["fingerprint"].iloc[0],

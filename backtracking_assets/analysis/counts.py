@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.measures import Measure
-from backtracking_assets.records import COMPLETION_KEY, Cell
+from backtracking_assets.records import COMPLETION_KEY, Subject
 
 KEY = list(COMPLETION_KEY)
 STEPS_COLUMN = "n_steps"
@@ -35,9 +35,9 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
 
 @dataclass(frozen=True)
 class CellRows:
-    """A cell with its rows: completions (key, n_tokens and finish_reason suffice) and their detections."""
+    """A cell or prompt variant: its completions (key, n_tokens and finish_reason suffice) and their detections."""
 
-    cell: Cell
+    cell: Subject
     completions: pa.Table
     detections: pa.Table
 

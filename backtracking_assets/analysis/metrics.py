@@ -15,7 +15,8 @@ from backtracking_assets.analysis.statistics import Estimate, mean, median_time_
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure
-from backtracking_assets.records import METRICS, Cell, Problem
+from backtracking_assets.records import METRICS, Cell, Problem, Variant
+from backtracking_assets.variant_records import VARIANT_METRICS
 
 METRICS_VERSION = "1"
 """Raised whenever a change of this package changes an estimate or an interval."""
@@ -50,11 +51,43 @@ def cell_metrics(
     Raises:
         BacktrackingError: completions and detections do not belong together, there are none, or a problem is unknown.
     """
-    frame = joined(CellRows(cell, completions, detections))
-    rows = [
+    rows = _metric_rows(CellRows(cell, completions, detections), problems, problem_set_digest, statistics, run_id)
+    names = {"layer_subset": cell.layer_subset, "scale": cell.scale}
+    return pa.Table.from_pylist([{**names, **row} for row in rows], schema=METRICS)
+
+
+def variant_metrics(
+    rows: CellRows,
+    problems: Mapping[str, Problem],
+    *,
+    problem_set_digest: str,
+    statistics: Statistics,
+    run_id: str,
+) -> pa.Table:
+    """Measure a prompt variant, in the same measures as a cell.
+
+    Returns:
+        A table with the schema VARIANT_METRICS; see `cell_metrics`.
+
+    Raises:
+        BacktrackingError: see `cell_metrics`.
+    """
+    if not isinstance(rows.cell, Variant):
+        raise TypeError(f"{rows.cell} is no prompt variant")
+    found = _metric_rows(rows, problems, problem_set_digest, statistics, run_id)
+    return pa.Table.from_pylist([{"variant": rows.cell.name, **row} for row in found], schema=VARIANT_METRICS)
+
+
+def _metric_rows(
+    given: CellRows,
+    problems: Mapping[str, Problem],
+    problem_set_digest: str,
+    statistics: Statistics,
+    run_id: str,
+) -> list[dict[str, Any]]:
+    frame = joined(given)
+    return [
         {
-            "layer_subset": cell.layer_subset,
-            "scale": cell.scale,
             "metric": measure.name,
             "fingerprint": frame["fingerprint"].iloc[0],
             "problem_set_digest": problem_set_digest,
@@ -72,7 +105,6 @@ def cell_metrics(
         if applies(measure, [frame])
         for estimate in [_estimate(measure, frame, problems, statistics)]
     ]
-    return pa.Table.from_pylist(rows, schema=METRICS)
 
 
 def derangement(names: Sequence[str], seed: int) -> dict[str, str]:

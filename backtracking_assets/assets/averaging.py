@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from backtracking_assets.assets.compositions import means_digest_of, means_made_from
-from backtracking_assets.assets.generating import ensure_rows
+from backtracking_assets.assets.generating import ensure_condition
 from backtracking_assets.assets.loaded import loaded_model, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
@@ -40,7 +40,7 @@ def ensure_means(opened: OpenExperiment, *, run_id: str, log: Callable[[str], No
         log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
 
     with leased_device(devices_for(opened.experiment.model.device), device_locks_dir(), on_wait=waiting) as device:
-        ensure_rows(held_out, UNSCALED, run_id=run_id, log=log)
+        ensure_condition(held_out, held_out.baseline_condition(), UNSCALED, run_id=run_id, log=log)
         note = _compute(opened, held_out, device, run_id)
     return note, True
 

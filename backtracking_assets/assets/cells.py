@@ -83,7 +83,7 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
 
         made = ensure_completions(opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=report)
         stored = linked_cell(opened, cell)
-        outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made))
+        outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made), with_model=True)
         fail_on_errors(cell, outcomes)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.completions_version()),

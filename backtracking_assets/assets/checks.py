@@ -1,4 +1,4 @@
-"""Checks on every cell: what must hold, what deserves a warning, and the figures behind each verdict."""
+"""Checks on every cell and prompt variant: what must hold, what deserves a warning, and the figures behind it."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,12 @@ from backtracking_assets.assets.stored_cells import failed
 from backtracking_assets.conditions import Condition
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_sections import Checks
-from backtracking_assets.partitions import grid_partitions
-from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import CHECKS, Cell, decode_steps
+from backtracking_assets.partitions import grid_partitions, variant_partitions
+from backtracking_assets.records import CHECKS, Subject, Variant, decode_steps
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.reporting.formats import join_names
+from backtracking_assets.storage.statements import key_of, links_of, named
+from backtracking_assets.variant_records import VARIANT_CHECKS
 
 SPECS: dict[str, dict[str, str]] = {
     "generations": {
@@ -38,14 +39,28 @@ SPECS: dict[str, dict[str, str]] = {
 }
 """Names and meanings of the checks of each cell asset."""
 
+VARIANT_SPECS: dict[str, dict[str, str]] = {
+    "variant_generations": {
+        name: meaning
+        for name, meaning in SPECS["generations"].items()
+        if name not in ("interventions_fired", "identity_at_scale_1")
+    },
+    "variant_detections": SPECS["detections"],
+    "variant_metrics": {
+        "accuracy_above_shuffled": "Accuracy is above accuracy against shuffled answers; otherwise answers may be "
+        "joined to the wrong problems. Fails the sweep's own variant, informs of the others, whose form of prompt may "
+        "be one that the model cannot use.",
+    },
+}
+"""Names and meanings of the checks of each asset of a prompt variant, which has no intervention."""
+
 
 def check_specs(experiment: Experiment, asset: str) -> list[dg.AssetCheckSpec]:
-    """Specs of an asset's checks; partitioned, or Dagster would not record them by cell."""
+    """Specs of an asset's checks; partitioned, or Dagster would not record them by cell or variant."""
+    partitions = variant_partitions(experiment) if asset in VARIANT_SPECS else grid_partitions(experiment)
     return [
-        dg.AssetCheckSpec(
-            name, asset=[experiment.name, asset], description=description, partitions_def=grid_partitions(experiment)
-        )
-        for name, description in SPECS[asset].items()
+        dg.AssetCheckSpec(name, asset=[experiment.name, asset], description=description, partitions_def=partitions)
+        for name, description in {**SPECS, **VARIANT_SPECS}[asset].items()
     ]
 
 
@@ -63,7 +78,7 @@ def check_results(outcomes: Sequence[CheckOutcome]) -> list[dg.AssetCheckResult]
     ]
 
 
-def fail_on_errors(subject: Cell | str, outcomes: Sequence[CheckOutcome]) -> None:
+def fail_on_errors(subject: Subject | str, outcomes: Sequence[CheckOutcome]) -> None:
     """Raise if a check that must hold does not: a failed blocking check alone would leave the cell green in Dagster.
 
     Raises:
@@ -71,16 +86,16 @@ def fail_on_errors(subject: Cell | str, outcomes: Sequence[CheckOutcome]) -> Non
     """
     if broken := failed(outcomes):
         reasons = "; ".join(f"{outcome.name}: {outcome.description}" for outcome in broken)
-        name = f"Cell {subject}" if isinstance(subject, Cell) else subject
+        name = subject if isinstance(subject, str) else named(subject)
         raise dg.Failure(description=f"{name} fails a check that must hold. {reasons}", allow_retries=False)
 
 
-def checks_table(cell: Cell, asset: str, outcomes: Sequence[CheckOutcome], run_id: str) -> pa.Table:
-    """The outcomes as rows of `records.CHECKS`."""
+def checks_table(subject: Subject, asset: str, outcomes: Sequence[CheckOutcome], run_id: str) -> pa.Table:
+    """The outcomes as rows of `records.CHECKS`, or of `variant_records.VARIANT_CHECKS`."""
+    names = dict(zip(links_of(subject).key, key_of(subject), strict=True))
     rows = [
         {
-            "layer_subset": cell.layer_subset,
-            "scale": cell.scale,
+            **names,
             "asset": asset,
             "name": outcome.name,
             "passed": outcome.passed,
@@ -90,7 +105,7 @@ def checks_table(cell: Cell, asset: str, outcomes: Sequence[CheckOutcome], run_i
         }
         for outcome in outcomes
     ]
-    return pa.Table.from_pylist(rows, schema=CHECKS)
+    return pa.Table.from_pylist(rows, schema=VARIANT_CHECKS if isinstance(subject, Variant) else CHECKS)
 
 
 def generation_checks(
@@ -156,15 +171,18 @@ def detection_checks(checks: Checks, detections: pa.Table) -> list[CheckOutcome]
     ]
 
 
-def metric_checks(checks: Checks, cell: Cell, metrics: pa.Table) -> list[CheckOutcome]:
-    """Checks of a cell's metrics, given as rows of `records.METRICS`."""
+def metric_checks(checks: Checks, metrics: pa.Table, *, is_baseline: bool) -> list[CheckOutcome]:
+    """Checks of the metrics of a cell or a variant, given as rows of `records.METRICS` or `VARIANT_METRICS`.
+
+    At the baseline, a failure is an error unless the experiment file says otherwise.
+    """
     rows = {row["metric"]: row for row in metrics.to_pylist()}
     accuracy, shuffled = rows["accuracy"], rows["accuracy_shuffled"]
     if accuracy["estimate"] is None or shuffled["estimate"] is None:
         said = "It cannot be judged: answers can be shuffled among two problems at least."
         return [CheckOutcome("accuracy_above_shuffled", False, "warning", said)]
     above = accuracy["low"] > shuffled["estimate"]
-    blocking = cell.scale == BASELINE_SCALE and checks.accuracy_above_shuffled == "block"
+    blocking = is_baseline and checks.accuracy_above_shuffled == "block"
     return [
         CheckOutcome(
             "accuracy_above_shuffled",

@@ -19,6 +19,7 @@ from backtracking_assets.assets.stored_cells import (
     detected_cell,
     metrics_of,
 )
+from backtracking_assets.assets.stored_variants import Stored, StoredVariant
 from backtracking_assets.assets.sweep_status import cells_digest
 from backtracking_assets.experiment import Experiment, scale_key
 from backtracking_assets.experiment_sections import Detection
@@ -114,7 +115,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
     )
 
 
-def examples(stored: StoredCell, baseline: StoredCell | None) -> tuple[Example, ...]:
+def examples(stored: Stored, baseline: Stored | None) -> tuple[Example, ...]:
     """A few completions beside the baseline's: first those in which one backtracks and the other does not."""
     own = _by_key(stored)
     other = _by_key(baseline) if baseline is not None and baseline.fingerprint != stored.fingerprint else {}
@@ -128,13 +129,14 @@ def examples(stored: StoredCell, baseline: StoredCell | None) -> tuple[Example, 
     order = {problem_id: rank for rank, problem_id in enumerate(stored.opened.problems)}
     ranked = sorted(own, key=lambda key: (not differs(key), not backtracks(key), key[1], order.get(key[0], len(order))))
     if baseline is None:
-        absent = "This is the baseline." if stored.cell.scale == BASELINE_SCALE else "The baseline is not there yet."
+        is_baseline = not isinstance(stored, StoredVariant) and stored.cell.scale == BASELINE_SCALE
+        absent = "This is the baseline." if is_baseline else "The baseline is not there yet."
     else:
         absent = "The baseline has no completion of this problem and sample."
     return tuple(_example(stored, key, own[key], other.get(key), absent) for key in ranked[:_EXAMPLES_A_CELL])
 
 
-def _by_key(stored: StoredCell) -> dict[tuple[str, int], tuple[dict, dict]]:
+def _by_key(stored: Stored) -> dict[tuple[str, int], tuple[dict, dict]]:
     """(completion, detection) by (problem id, sample id)."""
     detections = {(row["problem_id"], row["sample_id"]): row for row in stored.detections.to_pylist()}
     columns = ["problem_id", "sample_id", "text", "finish_reason"]
@@ -143,12 +145,12 @@ def _by_key(stored: StoredCell) -> dict[tuple[str, int], tuple[dict, dict]]:
 
 
 def _example(
-    stored: StoredCell, key: tuple[str, int], own: tuple[dict, dict], other: tuple[dict, dict] | None, absent: str
+    stored: Stored, key: tuple[str, int], own: tuple[dict, dict], other: tuple[dict, dict] | None, absent: str
 ) -> Example:
     problem = stored.opened.problems[key[0]]
     rules = stored.opened.experiment.detection
     return Example(
-        cell=stored.cell,
+        cell=stored.subject,
         problem_id=problem.problem_id,
         sample_id=key[1],
         question=problem.question,

@@ -101,7 +101,7 @@ def record_materialization(
     instance: dg.DagsterInstance,
     spec: dg.AssetSpec,
     *,
-    partition: dg.MultiPartitionKey | None,
+    partition: dg.MultiPartitionKey | str | None,
     data_version: str,
     inputs: Iterable[Input],
     metadata: Mapping[str, Any],
@@ -114,7 +114,7 @@ def record_materialization(
     for made_from in inputs:
         name = made_from.key.to_user_string()
         tags |= {_INPUT_VERSION_TAG.format(name): made_from.version, _INPUT_EVENT_TAG.format(name): made_from.pointer}
-    if partition is not None:
+    if isinstance(partition, dg.MultiPartitionKey):
         tags |= {_DIMENSION_TAG.format(name): key for name, key in partition.keys_by_dimension.items()}
     instance.report_runless_asset_event(
         dg.AssetMaterialization(

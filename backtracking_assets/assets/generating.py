@@ -1,8 +1,8 @@
-"""Making a cell's completions: what is there is linked, what is missing is generated, nothing is done twice."""
+"""Making a condition's completions: what is there is linked, what is missing is generated, nothing is done twice."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_for, leased_device
 from backtracking_assets.fault_points import reached
 from backtracking_assets.layer_subsets import DerivedSubset
-from backtracking_assets.records import COMPLETIONS, Cell
+from backtracking_assets.records import COMPLETIONS, Cell, Subject
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
 from backtracking_assets.storage.commits import commit_condition, link_cell, write_layer_subset, write_problem_set
@@ -44,7 +44,7 @@ _ASKED = ("problem_id", "prompt_sha256")
 
 @dataclass(frozen=True)
 class Generation:
-    """What it took to have a cell's completions."""
+    """What it took to have the completions of a cell or a variant."""
 
     condition: Condition
     n_completions: int
@@ -82,15 +82,38 @@ def ensure_rows(
 ) -> Generation:
     """Have all completions that a cell asks for in the archive and the database.
 
-    Another process that works on the same condition is waited for; what it made is then linked. Each finished chunk is
-    durable before the next one starts, so an interruption costs at most the chunk in flight.
+    Raises:
+        BacktrackingError: see `ensure_condition`.
+    """
+    made = ensure_condition(opened, opened.condition(cell), cell, run_id=run_id, log=log, on_progress=on_progress)
+    link_to_completions(opened, cell, made.condition.fingerprint, run_id=run_id)
+    reached("cell linked", str(cell))
+    return made
+
+
+def ensure_condition(
+    opened: OpenExperiment,
+    condition: Condition,
+    subject: Subject,
+    *,
+    run_id: str,
+    log: Log,
+    on_progress: OnProgress = lambda progress: None,
+) -> Generation:
+    """Have a condition's completions of the experiment's problems and samples in the archive and the database.
+
+    Another process that works on the same condition is waited for. Each finished chunk is durable before the next one
+    starts, so an interruption costs at most the chunk in flight. The condition may hold more completions, as the
+    baseline does where phase 1 asks more problems than the sweep; they stay.
+
+    Args:
+        subject: what the completions are made for, as progress names it.
 
     Raises:
         ChangedCheckpointError: the checkpoint has changed since the sweep or the cell began.
         BacktrackingError: a source is unfit, no device is to be had, or the store cannot be written.
     """
     opened.layout.prepare()
-    condition = opened.condition(cell)
     layout, fingerprint = opened.layout, condition.fingerprint
 
     def waiting_for_device(seconds: float) -> None:
@@ -115,8 +138,8 @@ def ensure_rows(
         if device is None and not archived.issuperset(opened.keys()):
             # Damage that shows only where every byte is read. The device comes first, so all is done again with one.
             stack.close()
-            return ensure_rows(opened, cell, run_id=run_id, log=log, on_progress=on_progress)
-        work = _Work(opened, cell, condition, run_id, log, on_progress)
+            return ensure_condition(opened, condition, subject, run_id=run_id, log=log, on_progress=on_progress)
+        work = _Work(opened, subject, condition, run_id, log, on_progress)
         if device is not None:
             work.generate_missing(device, archived)
             archived = _archived(layout, fingerprint)
@@ -168,7 +191,7 @@ class _Work:
     """One process's work on one condition, under its generation lock."""
 
     opened: OpenExperiment
-    cell: Cell
+    subject: Subject
     condition: Condition
     run_id: str
     log: Log
@@ -176,6 +199,11 @@ class _Work:
     generated: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    asking: OpenExperiment = field(init=False)
+    """Whose problems the chunks at work are of."""
+
+    def __post_init__(self) -> None:
+        self.asking = self.opened
 
     def generate_missing(self, device: str, present: set[Key]) -> None:
         """Generate what is missing from `present`, the archived keys, chunk by chunk; then archive all of it."""
@@ -194,10 +222,10 @@ class _Work:
         self._report(done, total)
         for chunk in missing:
             loaded = loaded_model(self.opened, device)
-            before = Progress(self.cell, done, total, self.generated, self.tokens, self.seconds)
+            before = Progress(self.subject, done, total, self.generated, self.tokens, self.seconds)
             reached("chunk started", chunk.chunk_id)
-            batch = _generate_chunk(self.opened, loaded, self.condition, chunk, self._on_step(before))
-            rows = _rows(self.opened, loaded, self.condition, chunk, batch)
+            batch = _generate_chunk(self.asking, loaded, self.condition, chunk, self._on_step(before))
+            rows = _rows(self.asking, loaded, self.condition, chunk, batch)
             self._check_weights()
             reached("chunk generated", chunk.chunk_id)
             made_by = {"device": device_name(device), "run_id": self.run_id, "generated_at": datetime.now(UTC)}
@@ -213,7 +241,11 @@ class _Work:
         layout, fingerprint = self.opened.layout, self.condition.fingerprint
         size = self.opened.experiment.generation.completions_per_chunk
         chunks = plan_chunks(layout, fingerprint, self.opened.keys(), present, size)
-        if all(problem_id in self.opened.problems for chunk in chunks for problem_id, _ in chunk.keys):
+        planned = {problem_id for chunk in chunks for problem_id, _ in chunk.keys}
+        # A chunk that phase 1 has planned may hold problems that the sweep does not use. It is made as it was planned.
+        asking = next((one for one in (self.opened, *_wider(self.opened)) if planned <= one.problems.keys()), None)
+        if asking is not None:
+            self.asking = asking
             return chunks
         # The plan was made for problems that are no longer asked: its chunks cannot be made as they were planned.
         self.log("The problems have changed since the chunks were planned; planning anew around the finished ones.")
@@ -252,7 +284,12 @@ class _Work:
         return on_step
 
     def _report(self, done: int, total: int) -> None:
-        self.on_progress(Progress(self.cell, done, total, self.generated, self.tokens, self.seconds))
+        self.on_progress(Progress(self.subject, done, total, self.generated, self.tokens, self.seconds))
+
+
+def _wider(opened: OpenExperiment) -> list[OpenExperiment]:
+    """The experiment on phase 1's problems, where there is a phase 1; its prompts of the same problems are the same."""
+    return [] if opened.experiment.phase1 is None else [opened.for_variant(opened.experiment.prompting.variant)]
 
 
 def _generate_chunk(
@@ -325,24 +362,25 @@ def _check_prompts(opened: OpenExperiment, fingerprint: str) -> None:
                 )
 
 
-def link_to_completions(opened: OpenExperiment, cell: Cell, fingerprint: str, *, run_id: str) -> int:
-    """Store a cell's problems and layers, and point it to its condition; how many completions it has.
+def link_to_completions(opened: OpenExperiment, subject: Subject, fingerprint: str, *, run_id: str) -> int:
+    """Store the problems of a cell or a variant and a cell's layers, and point it to its condition; its completions.
 
     Raises:
         StorageError: see `commits.link_cell`.
     """
     write_problem_set(opened.layout, list(opened.problems.values()))
-    subset = opened.experiment.all_subsets()[cell.layer_subset]
-    write_layer_subset(
-        opened.layout,
-        cell.layer_subset,
-        opened.composition(cell.layer_subset),
-        control_of=opened.experiment.control_of(cell.layer_subset),
-        derived_from=subset.source if isinstance(subset, DerivedSubset) else None,
-    )
+    if isinstance(subject, Cell):
+        subset = opened.experiment.all_subsets()[subject.layer_subset]
+        write_layer_subset(
+            opened.layout,
+            subject.layer_subset,
+            opened.composition(subject.layer_subset),
+            control_of=opened.experiment.control_of(subject.layer_subset),
+            derived_from=subset.source if isinstance(subset, DerivedSubset) else None,
+        )
     return link_cell(
         opened.layout,
-        cell,
+        subject,
         fingerprint=fingerprint,
         problem_set_digest=opened.problem_set_digest,
         n_samples=opened.experiment.problems.samples,

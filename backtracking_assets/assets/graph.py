@@ -9,6 +9,7 @@ from backtracking_assets.assets.component_means import means_assets
 from backtracking_assets.assets.continuation import continuation_assets
 from backtracking_assets.assets.sources import source_assets
 from backtracking_assets.assets.sweep import sweep_assets
+from backtracking_assets.assets.variants import variant_assets
 from backtracking_assets.experiment import Experiment
 
 
@@ -22,6 +23,7 @@ def experiment_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
         return [
             *source_assets(experiment),
             *means_assets(experiment),
+            *variant_assets(experiment),
             *cell_assets(experiment),
             *continuation_assets(experiment),
             *sweep_assets(experiment),

@@ -1,33 +1,49 @@
-"""A cell's figures from its completions: checked, read by the rules, measured. Each step stores what it found."""
+"""Figures from completions: checked, read by the rules, measured. Each step stores what it found."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
 from backtracking_assets.analysis.detection import detect, rules_document
-from backtracking_assets.analysis.metrics import cell_metrics, statistics_document
+from backtracking_assets.analysis.metrics import cell_metrics, statistics_document, variant_metrics
 from backtracking_assets.assets.checks import checks_table, detection_checks, generation_checks, metric_checks
 from backtracking_assets.assets.non_finite import with_origin
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.stored_cells import StoredCell, detected_cell, linked_cell
+from backtracking_assets.assets.stored_cells import detected_cell, linked_cell
+from backtracking_assets.assets.stored_variants import Stored, StoredVariant, detected_variant, linked_variant
 from backtracking_assets.fault_points import reached
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage.commits import write_checks, write_detections, write_metrics
 
 
-def check_completions(stored: StoredCell, run_id: str, identity: CheckOutcome | None) -> list[CheckOutcome]:
-    """Check a cell's completions and store the outcomes, that of the identity probe among them where it was made.
+def check_completions(
+    stored: Stored, run_id: str, identity: CheckOutcome | None, *, with_model: bool = False
+) -> list[CheckOutcome]:
+    """Check completions and store the outcomes, that of the identity probe among them where it was made.
+
+    Args:
+        with_model: whether the model may be run, which can say where NaN logits come from.
 
     Raises:
         StorageError: the store cannot be read or written.
     """
-    opened, cell = stored.opened, stored.cell
-    condition = opened.condition(cell)
+    opened, condition = stored.opened, stored.condition
     outcomes = generation_checks(opened.experiment, condition, stored.completions, identity)
-    if identity is not None:  # who probes has the model at hand, and can say where NaN logits come from
+    if isinstance(stored, StoredVariant):
+        outcomes = [outcome for outcome in outcomes if outcome.name != "interventions_fired"]
+    if with_model:
         outcomes = with_origin(opened, condition, stored.completions, outcomes)
-    write_checks(opened.layout, checks_table(cell, "generations", outcomes, run_id))
-    reached("checks written", str(cell))
+    write_checks(opened.layout, checks_table(stored.subject, asset_of(stored, "generations"), outcomes, run_id))
+    reached("checks written", str(stored.subject))
     return outcomes
+
+
+def asset_of(stored: Stored, cell_asset: str) -> str:
+    """The asset of a variant that does what this asset of a cell does; the same one for a cell."""
+    return f"variant_{cell_asset}" if isinstance(stored, StoredVariant) else cell_asset
 
 
 def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
@@ -36,12 +52,21 @@ def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Table
     Raises:
         StorageError: the cell's completions are not there or not current, or the store cannot be written.
     """
-    stored = linked_cell(opened, cell)
+    return _read(linked_cell(opened, cell), run_id)
+
+
+def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
+    """`read_cell` for a prompt variant."""
+    return _read(linked_variant(opened, name), run_id)
+
+
+def _read(stored: Stored, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
+    opened, subject = stored.opened, stored.subject
     found = detect(stored.completions, opened.problems, opened.experiment.detection, run_id=run_id)
-    write_detections(opened.layout, found, cell=cell, rules=rules_document(opened.experiment.detection))
-    reached("detections written", str(cell))
+    write_detections(opened.layout, found, cell=subject, rules=rules_document(opened.experiment.detection))
+    reached("detections written", str(subject))
     outcomes = detection_checks(opened.experiment.checks, found)
-    write_checks(opened.layout, checks_table(cell, "detections", outcomes, run_id))
+    write_checks(opened.layout, checks_table(subject, asset_of(stored, "detections"), outcomes, run_id))
     return found, outcomes
 
 
@@ -52,17 +77,26 @@ def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Ta
         StorageError: the cell's completions or detections are not there or not current, or the store cannot be written.
     """
     stored = detected_cell(opened, cell)
-    table = cell_metrics(
-        stored.completions,
-        stored.detections,
-        opened.problems,
-        cell=cell,
-        problem_set_digest=stored.problem_set_digest,
-        statistics=opened.experiment.statistics,
-        run_id=run_id,
-    )
+    table = cell_metrics(stored.completions, stored.detections, opened.problems, cell=cell, **_facts(stored, run_id))
+    return table, _store_metrics(stored, table, run_id, is_baseline=cell.scale == BASELINE_SCALE)
+
+
+def measure_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
+    """`measure_cell` for a prompt variant. Only the sweep's own one must be above accuracy against shuffled answers."""
+    stored = detected_variant(opened, name)
+    table = variant_metrics(stored.rows, stored.opened.problems, **_facts(stored, run_id))
+    return table, _store_metrics(stored, table, run_id, is_baseline=stored.of_sweep)
+
+
+def _facts(stored: Stored, run_id: str) -> Mapping[str, Any]:
+    statistics = stored.opened.experiment.statistics
+    return {"problem_set_digest": stored.problem_set_digest, "statistics": statistics, "run_id": run_id}
+
+
+def _store_metrics(stored: Stored, table: pa.Table, run_id: str, *, is_baseline: bool) -> list[CheckOutcome]:
+    opened, subject = stored.opened, stored.subject
     write_metrics(opened.layout, table, statistics=statistics_document(opened.experiment.statistics))
-    reached("metrics written", str(cell))
-    outcomes = metric_checks(opened.experiment.checks, cell, table)
-    write_checks(opened.layout, checks_table(cell, "metrics", outcomes, run_id))
-    return table, outcomes
+    reached("metrics written", str(subject))
+    outcomes = metric_checks(opened.experiment.checks, table, is_baseline=is_baseline)
+    write_checks(opened.layout, checks_table(subject, asset_of(stored, "metrics"), outcomes, run_id))
+    return outcomes

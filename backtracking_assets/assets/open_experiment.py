@@ -111,6 +111,18 @@ class OpenExperiment:
         except WaitingError:
             return None
 
+    def baseline_condition(self) -> Condition:
+        """The condition of the experiment's prompt variant without intervention."""
+        return self.baseline
+
+    def for_variant(self, name: str) -> "OpenExperiment":
+        """This experiment with another prompt variant, on phase 1's problems and samples; in the same store.
+
+        Raises:
+            ExperimentError: see `Experiment.for_variant`.
+        """
+        return OpenExperiment(self.experiment.for_variant(name), download=self._download, layout=self.layout)
+
     def _condition(self, intervention: Intervention | None) -> Condition:
         sampling = self.experiment.sampling
         return Condition(

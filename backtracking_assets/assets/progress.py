@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Subject
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far the generation of a condition is."""
 
-    cell: Cell
+    subject: Subject
+    """What it is generated for."""
     done: int
     """Completions that are durable."""
     total: int
@@ -42,7 +43,7 @@ _listeners: list[OnProgress] = []
 
 @contextmanager
 def listening(listener: OnProgress) -> Iterator[None]:
-    """Have the progress of every cell that this process generates within the block."""
+    """Have the progress of every condition that this process generates within the block."""
     _listeners.append(listener)
     try:
         yield

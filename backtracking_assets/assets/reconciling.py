@@ -46,9 +46,10 @@ from backtracking_assets.assets.sweep_metadata import (
     slices,
     sweep_report_metadata,
 )
+from backtracking_assets.assets.variants_from_store import record_variants
 from backtracking_assets.partitions import cell_key
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Cell, Variant
 
 _DESCRIPTION = "Recorded from the store: this is there, and no run of this Dagster instance made it."
 _ABSENT = "The store does not hold this any more."
@@ -79,6 +80,8 @@ class Reconciled:
     sources: int = 0
     recorded: list[tuple[str, Cell | None]] = field(default_factory=list)
     """Assets, with their cell where they have one."""
+    variants: list[tuple[str, Variant]] = field(default_factory=list)
+    """Assets of prompt variants."""
     strays: list[Stray] = field(default_factory=list)
 
     @property
@@ -96,6 +99,7 @@ def reconcile(
             recorded then.
     """
     result = Reconciled(sources=record_sources(instance, opened))
+    result.variants = record_variants(instance, opened)
     log, held = _Log(instance, opened), held_cells(opened)
     due = [cell for cell in log.keys if any(_is_due(log, asset, cell, held.get(cell)) for asset in CELL_ASSETS)]
     for done, cell in enumerate(due, start=1):

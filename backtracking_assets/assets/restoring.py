@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from backtracking_assets.assets.comparing import compare_plan
 from backtracking_assets.assets.generating import link_to_completions
-from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.measuring import check_completions, measure_cell, read_cell
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import has_version, report_path
 from backtracking_assets.assets.pages import sweep_is_reported, write_cell_report, write_sweep_report
+from backtracking_assets.assets.prompts_asked import changed_problem
 from backtracking_assets.assets.stored_cells import (
     checks_of,
     current_baseline,
@@ -24,7 +24,8 @@ from backtracking_assets.assets.stored_cells import (
     measured_cells,
     stored_row,
 )
-from backtracking_assets.records import Cell
+from backtracking_assets.assets.variants_from_store import restore_variants
+from backtracking_assets.records import Cell, Subject, Variant
 from backtracking_assets.storage import queries
 
 RESTORED_BY = "restored"
@@ -41,10 +42,12 @@ class Restored:
     cells: list[Cell] = field(default_factory=list)
     """Cells that were not whole before and are now."""
     unchanged: list[Cell] = field(default_factory=list)
-    refused: dict[Cell, str] = field(default_factory=dict)
-    """Cells that fail a check that must hold, or whose completions answer other prompts, and why."""
+    refused: dict[Subject, str] = field(default_factory=dict)
+    """Cells and variants that fail a check that must hold, or whose completions answer other prompts, and why."""
     absent: list[Cell] = field(default_factory=list)
     """Planned cells whose completions are not all there."""
+    variants: list[Variant] = field(default_factory=list)
+    """Prompt variants of phase 1 that were not whole before and are now."""
     whole_sweep: bool = False
     """Whether the comparisons and the sweep's page were made anew."""
 
@@ -60,6 +63,8 @@ def restore_cells(opened: OpenExperiment, *, on_cell: OnCell = lambda done, tota
         BacktrackingError: a source is missing on this machine or unfit, or the store cannot be written.
     """
     restored = Restored()
+    restored.variants, refused = restore_variants(opened, RESTORED_BY)
+    restored.refused |= refused
     planned = opened.experiment.planned_cells()
     there = _with_completions(opened, _plan_first(opened, planned))
     restored.absent = [cell for cell in planned if cell not in set(there)]
@@ -116,11 +121,11 @@ def _restore(opened: OpenExperiment, cell: Cell) -> str | None:
     row = queries.cell_row(opened.layout, cell)
     if row is None or not is_current(stored_row(opened, row)):
         fingerprint = opened.condition(cell).fingerprint
-        if changed := _changed_problem(opened, fingerprint):
+        if changed := changed_problem(opened, fingerprint):
             return f"problem {changed!r} has another text now than when its completions were made"
         link_to_completions(opened, cell, fingerprint, run_id=RESTORED_BY)
     stored = linked_cell(opened, cell)
-    outcomes = checks_of(opened, "generations").get(cell) or check_completions(stored, RESTORED_BY, identity=None)
+    outcomes = checks_of(opened, "generations").get(cell) or check_completions(stored, RESTORED_BY, None)
     if broken := failed(outcomes):
         return f"its check {broken[0].name} fails: {broken[0].description}"
     if not stored.detected:
@@ -129,15 +134,6 @@ def _restore(opened: OpenExperiment, cell: Cell) -> str | None:
     if broken := failed(outcomes):
         return f"its check {broken[0].name} fails: {broken[0].description}"
     return None
-
-
-def _changed_problem(opened: OpenExperiment, fingerprint: str) -> str | None:
-    """A problem whose prompt is not the one that its completions answer; None where there is none."""
-    prompt_of = prompts(opened)
-    table = queries.completions(opened.layout, fingerprint).select(["problem_id", "prompt_sha256"])
-    pairs = set(zip(table["problem_id"].to_pylist(), table["prompt_sha256"].to_pylist(), strict=True))
-    changed = (name for name, prompt in pairs if name in prompt_of and prompt_of[name].sha256 != prompt)
-    return min(changed, default=None)
 
 
 def _write_pages(opened: OpenExperiment, cells: Collection[Cell]) -> set[Cell]:

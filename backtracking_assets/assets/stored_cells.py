@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +9,8 @@ import pyarrow.compute as pc
 from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.conditions import digest
+from backtracking_assets.assets.stored_completions import StoredCompletions
+from backtracking_assets.conditions import Condition, digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
@@ -19,57 +19,23 @@ from backtracking_assets.storage import queries
 
 
 @dataclass(frozen=True)
-class StoredCell:
+class StoredCell(StoredCompletions):
     """A cell that is linked to its completions."""
 
-    opened: OpenExperiment
     cell: Cell
-    fingerprint: str
-    problem_set_digest: str
-    n_samples: int
-    rules_digest: str | None
 
     @property
-    def detected(self) -> bool:
-        """Whether the completions are read by the rules of the experiment file as it is now."""
-        return self.rules_digest == self.opened.rules_digest
+    def subject(self) -> Cell:
+        return self.cell
 
-    @cached_property
-    def completions(self) -> pa.Table:
-        """Rows of `records.COMPLETIONS`."""
-        return queries.completions(
-            self.opened.layout,
-            self.fingerprint,
-            problem_set_digest=self.problem_set_digest,
-            n_samples=self.n_samples,
-        )
-
-    @cached_property
-    def detections(self) -> pa.Table:
-        """Rows of `records.DETECTIONS`, by the rules of the experiment file as it is now."""
-        return queries.detections(
-            self.opened.layout,
-            self.fingerprint,
-            self.opened.rules_digest,
-            problem_set_digest=self.problem_set_digest,
-            n_samples=self.n_samples,
-        )
+    @property
+    def condition(self) -> Condition:
+        """The condition that the experiment file asks for now."""
+        return self.opened.condition(self.cell)
 
     @property
     def rows(self) -> CellRows:
         return CellRows(self.cell, self.completions, self.detections)
-
-    def completions_version(self) -> str:
-        """Digest of which completions the cell holds."""
-        return digest([self.fingerprint, self.problem_set_digest, self.n_samples])
-
-    def version(self) -> str:
-        """Digest of what the cell's figures are computed from: its completions, and the rules they are read by."""
-        return digest([self.fingerprint, self.problem_set_digest, self.n_samples, self.rules_digest])
-
-    def metrics_version(self, statistics: str | None = None) -> str:
-        """Digest of what the cell's rates are computed from and by which statistics: those of the experiment file."""
-        return digest([self.version(), statistics or statistics_digest(self.opened.experiment.statistics)])
 
     def page_version(self, baseline: "StoredCell | None") -> str:
         """Digest of what the cell's page shows beside this baseline, or beside the word that there is none."""
@@ -120,14 +86,8 @@ def current_among(opened: OpenExperiment, cells: Iterable[Cell], rows: Mapping[C
 
 def is_current(stored: StoredCell) -> bool:
     """Whether a stored cell's completions are what the experiment file asks for now."""
-    opened = stored.opened
-    condition = opened.condition_if_known(stored.cell)
-    return (
-        condition is not None
-        and stored.fingerprint == condition.fingerprint
-        and stored.problem_set_digest == opened.problem_set_digest
-        and stored.n_samples == opened.experiment.problems.samples
-    )
+    condition = stored.opened.condition_if_known(stored.cell)
+    return condition is not None and stored.is_asked_for(condition.fingerprint)
 
 
 def current_baseline(opened: OpenExperiment) -> StoredCell | None:
@@ -183,11 +143,11 @@ def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
     """A cell from its row in the table of cells."""
     return StoredCell(
         opened,
-        Cell(row["layer_subset"], row["scale"]),
         row["fingerprint"],
         row["problem_set_digest"],
         row["n_samples"],
         row["rules_digest"],
+        Cell(row["layer_subset"], row["scale"]),
     )
 
 

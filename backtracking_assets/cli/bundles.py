@@ -100,6 +100,8 @@ def _bring_up_to_date(opened: OpenExperiment, name: str, console: Console) -> No
     there, planned = {*restored.cells, *restored.unchanged}, opened.experiment.planned_cells()
     for cell, reason in restored.refused.items():
         _say(console, f"Not restored: {cell}: {reason}", style="yellow")
+    if restored.variants:
+        _say(console, f"Restored: {len(restored.variants)} prompt variants.")
     _say(console, f"Done: {len(there.intersection(planned))} of {len(planned)} cells. See: backtracking status {name}")
     with open_instance() as instance:
         reconcile_with_progress(instance, opened, console)

@@ -68,6 +68,8 @@ def _outcome(opened: OpenExperiment, committed: Committed, restored: Restored, b
         f"{len(whole)} cells restored, {sum(cell in set(planned) for cell in whole)} of the {len(planned)} planned. "
         "Their identity probes are made by their next run.",
     ]
+    if opened.experiment.phase1 is not None:
+        lines.append(f"{len(restored.variants)} prompt variants restored.")
     if lost := sorted(set(before) - set(committed.completions)):
         lines.append(f"Only in the old database, since they have no usable archive: {', '.join(map(_short, lost))}.")
     for fingerprint, reason in committed.damaged.items():

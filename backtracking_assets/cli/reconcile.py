@@ -23,7 +23,7 @@ def run_reconcile(name: str, console: Console) -> int:
     opened = OpenExperiment(load_experiment(name), download=False)
     with open_instance() as instance:
         result = reconcile_with_progress(instance, opened, console)
-    if not result.recorded and not result.strays:
+    if not result.recorded and not result.variants and not result.strays:
         console.print(f"{name}: Dagster's record agrees with the store.", markup=False, soft_wrap=True)
     for stray in result.strays:
         console.print(f"Only in Dagster's record: {stray}", style="yellow", markup=False, soft_wrap=True)
@@ -53,6 +53,13 @@ def reconcile_with_progress(instance: dg.DagsterInstance, opened: OpenExperiment
         console.print(
             f"{name}: Dagster's record lacked what the store holds: recorded "
             f"{len(result.recorded) - of_sweep} assets of {len(result.cells)} cells and {of_sweep} of the whole sweep.",
+            soft_wrap=True,
+        )
+    if result.variants:
+        variants = {variant for _, variant in result.variants}
+        console.print(
+            f"{name}: Dagster's record lacked prompt variants that the store holds: recorded {len(result.variants)} "
+            f"assets of {len(variants)} variants.",
             soft_wrap=True,
         )
     if result.strays:

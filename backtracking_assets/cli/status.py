@@ -1,6 +1,7 @@
 """`backtracking status`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.status import CellStatus
 from backtracking_assets.assets.sweep_status import ResultStatus, SweepStatus, sweep_status
+from backtracking_assets.assets.variant_status import VariantStatus, variants_status
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.reporting.text import visible
 
@@ -26,13 +28,14 @@ def show_status(name: str, as_json: bool, console: Console) -> None:
     """
     experiment = load_experiment(name)
     opened = OpenExperiment(experiment, download=False)
-    found = sweep_status(opened)
+    found, variants = sweep_status(opened), variants_status(opened)
     if as_json:
         document = {
             "experiment": experiment.name,
             "completions_per_cell": experiment.completions_per_cell,
             "counts": _counts(found.cells),
             "cells": [_cell(status) for status in found.cells],
+            **({"variants": [_variant(status) for status in variants]} if experiment.phase1 is not None else {}),
             "report": _report(opened, found),
         }
         print(json.dumps(document, indent=2))
@@ -51,6 +54,8 @@ def show_status(name: str, as_json: bool, console: Console) -> None:
             style=_STYLES[status.state],
         )
     console.print(table)
+    if variants:
+        console.print(_variants_table(experiment.name, variants))
     console.print(f"Comparisons (subset_sweep, scale_sweep): {_in_words(found.comparisons)}.", soft_wrap=True)
     console.print(
         f"Report (phase2_report): {_in_words(found.page)}; the digest of the cells that are done is "
@@ -58,18 +63,42 @@ def show_status(name: str, as_json: bool, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
-    console.print(", ".join(f"{count} {state}" for state, count in _counts(found.cells).items() if count) + ".")
+    if variants:
+        console.print(f"Prompt variants: {_counted(variants)}.")
+    console.print(f"{_counted(found.cells)}.")
+
+
+def _variants_table(name: str, variants: list[VariantStatus]) -> Table:
+    table = Table(title=f"{name}: {len(variants)} prompt variants of phase 1", title_justify="left")
+    for column in ("variant", "state", "completions", "why", "next sweep"):
+        table.add_column(column, justify="right" if column == "completions" else "left")
+    for status in variants:
+        table.add_row(
+            escape(status.variant.name),
+            status.state,
+            f"{status.n_completions} of {status.n_planned}",
+            escape(visible(status.reason)),
+            escape(visible(status.next)),
+            style=_STYLES[status.state],
+        )
+    return table
+
+
+def _variant(status: VariantStatus) -> dict[str, Any]:
+    return {"variant": status.variant.name, **_how_far(status)}
 
 
 def _cell(status: CellStatus) -> dict[str, Any]:
+    return {**asdict(status.cell), **_how_far(status), "waits_for": status.waits_for}
+
+
+def _how_far(status: CellStatus | VariantStatus) -> dict[str, Any]:
     return {
-        **asdict(status.cell),
         "state": status.state,
         "completions": status.n_completions,
         "planned": status.n_planned,
         "reason": status.reason,
         "next": status.next,
-        "waits_for": status.waits_for,
     }
 
 
@@ -98,5 +127,9 @@ def _in_words(status: ResultStatus) -> str:
     return f"older than the cells ({status.n_changed} {'cell' if status.n_changed == 1 else 'cells'} changed since)"
 
 
-def _counts(statuses: list[CellStatus]) -> dict[str, int]:
+def _counted(statuses: Sequence[CellStatus | VariantStatus]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in _counts(statuses).items() if count)
+
+
+def _counts(statuses: Sequence[CellStatus | VariantStatus]) -> dict[str, int]:
     return {state: sum(status.state == state for status in statuses) for state in _STYLES}

@@ -1,60 +1,47 @@
-"""`backtracking sweep` and `report`: cells one after another in one process, with the model loaded once."""
+"""`backtracking sweep` and `report`: variants and cells one after another in one process, the model loaded once."""
 
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import dagster as dg
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backtracking_assets.assets.checkpoint_watch import holding_checkpoint
 from backtracking_assets.assets.compositions import MEANS
 from backtracking_assets.assets.contents import sweep_report
-from backtracking_assets.assets.continuing import known_cells, settings_of, stored_summaries
-from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, CONTINUATION_JOB, STEPS
+from backtracking_assets.assets.jobs import (
+    FULL_STUDY,
+    PHASE1_JOBS,
+    PHASE2_JOBS,
+    STEPS,
+    asked_jobs,
+    refuse_unasked,
+)
 from backtracking_assets.assets.loaded import prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
-from backtracking_assets.assets.pages import sweep_is_reported
-from backtracking_assets.assets.progress import Progress as CellProgress
-from backtracking_assets.assets.progress import listening
-from backtracking_assets.assets.pushing import BackgroundPush, push_url, pushing_cells
+from backtracking_assets.assets.pushing import push_url, pushing_cells
 from backtracking_assets.assets.sources import record_sources
-from backtracking_assets.assets.status import CellAsset, CellStatus, planned_status
-from backtracking_assets.assets.stored_cells import current_baseline
+from backtracking_assets.assets.status import CellStatus, planned_status
+from backtracking_assets.assets.stored_variants import variants_of
+from backtracking_assets.assets.variant_status import VariantStatus, variants_status
+from backtracking_assets.assets.whole_study import WHOLE_STUDY
 from backtracking_assets.cli.instance import open_instance
-from backtracking_assets.cli.interrupts import SignalWatch, watching_signals
+from backtracking_assets.cli.interrupts import watching_signals
 from backtracking_assets.cli.reconcile import reconcile_with_progress
-from backtracking_assets.cli.waiting import looked_at_anew, means_line, reopened, without_waiting
-from backtracking_assets.definitions import build_definitions
-from backtracking_assets.errors import (
-    BacktrackingError,
-    ChangedCheckpointError,
-    ExperimentError,
-    UnwritableError,
-    did_you_mean,
-)
+from backtracking_assets.cli.runner import Runner, is_baseline, warn
+from backtracking_assets.cli.waiting import without_waiting
+from backtracking_assets.errors import ExperimentError, did_you_mean
 from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
-from backtracking_assets.execution.run_tags import process_tags
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
-from backtracking_assets.partitions import cell_key
-from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import Cell
-from backtracking_assets.redaction import redacted
+from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.tables import result_table, terminal_tables
 from backtracking_assets.reporting.text import visible
-from backtracking_assets.storage.locks import whole_sweep_lock
-from backtracking_assets.storage.turns import Visitors, in_turn, visitors
+from backtracking_assets.storage.turns import Visitors, visitors
 
 EXIT_DONE, EXIT_FAILED = 0, 1
 _WIDTH_OF_FILES = 200
-_INTERRUPTIONS = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
-_STOPPING = (UnwritableError, ChangedCheckpointError)
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def run_sweep(
@@ -68,7 +55,7 @@ def run_sweep(
 ) -> int:
     """Do what is missing of a step of the study; the exit code.
 
-    Finished cells are pushed to the URL `push`, or that of the environment, without being waited for.
+    Finished variants and cells are pushed to the URL `push`, or that of the environment, without being waited for.
 
     Raises:
         BacktrackingError: a source, an option or the store is unfit; nothing was generated then.
@@ -78,46 +65,47 @@ def run_sweep(
     if step is None:
         near = did_you_mean(step_name, STEPS)
         raise ExperimentError(f"There is no job {step_name!r}{near}; jobs: {', '.join(STEPS)}.")
-    if step_name == CONTINUATION_JOB:
-        settings_of(experiment)
+    refuse_unasked(experiment, step_name)
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
     # Who asks for some cells of the whole study waits for no other generation.
-    narrowed = step_name != CONTINUATION_JOB and bool(layer_subsets or scales)
-    sweep_jobs = [name for name in step.sweep_jobs if not (narrowed and name == CONTINUATION_JOB)]
+    narrowed = step_name == FULL_STUDY and bool(layer_subsets or scales)
+    jobs = [job for job in asked_jobs(experiment, step.jobs) if not (narrowed and _needs_more_than_cells(job))]
+    variants = variants_of(experiment) if step.variants and not narrowed else ()
     opened = OpenExperiment(experiment)
     opened.layout.prepare()
-    before = visitors(opened.layout, wanted)
-    statuses = {status.cell: status for status in planned_status(opened)}
-    missing = [statuses[cell] for cell in wanted if statuses[cell].state != "done"]
-    needs_means = any(status.waits_for == MEANS for status in missing)
-    generates = needs_means or any(status.first_asset == "generations" for status in missing)
-    if generates:
+    variants_before, missing_variants = _missing_variants(opened, variants)
+    cells_before, missing = _missing_cells(opened, wanted)
+    if _generates(missing_variants) or _generates(missing):
         # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
         prompts(opened)
         devices_for(experiment.model.device)
     with pushing_cells(experiment, push or push_url()) as background, open_instance() as instance:
         reconcile_with_progress(instance, opened, console)
-        runner = _Runner(experiment, instance, background)
-        console.print(
-            f"{experiment.name}: {len(wanted)} cells of {experiment.completions_per_cell} completions, "
-            f"{len(wanted) - len(missing)} done before, {len(missing)} to do."
-        )
+        runner = Runner(experiment, instance, background)
+        _say_what_is_missing(experiment, variants, missing_variants, wanted, missing, console)
         with watching_signals() as signals, holding_checkpoint(opened.checkpoint):
             try:
-                if needs_means:
-                    runner.run_means(console)
-                    missing = looked_at_anew(experiment, missing)
+                if missing_variants:
+                    with _device(experiment, _generates(missing_variants), console) as device:
+                        runner.run_variants(missing_variants, variants_before, device, signals, console)
+                first = [job for job in jobs if WHOLE_STUDY[job].before_cells]
+                first += [MEANS] * any(status.waits_for == MEANS for status in missing)
+                if runner.run_whole_study(first, console, only_if_outdated=True) or missing_variants:
+                    # What the layers are derived from may have changed, and the baseline may be there by now.
+                    opened = OpenExperiment(experiment)
+                    record_sources(instance, opened)
+                    cells_before, missing = _missing_cells(opened, wanted)
                 missing = without_waiting(missing, console)
                 if missing:
-                    with _waiting_for_device(experiment, console) if generates else nullcontext() as device:
-                        runner.run_cells(missing, before, device, signals, console)
-                runner.run_whole_sweep(sweep_jobs, console, only_if_outdated=True)
+                    with _device(experiment, _generates(missing), console) as device:
+                        runner.run_cells(missing, cells_before, device, signals, console)
+                runner.run_whole_study([job for job in jobs if job not in first], console, only_if_outdated=True)
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-                _say_stopped(experiment, wanted, console)
+                _say_stopped(experiment, variants, wanted, console)
                 return signals.exit_code()
         if background is not None:
             background.ask()  # the comparisons and the sweep's page
-            _warn(background.finish(), console)
+            warn(background.finish(), console)
     _show_results(experiment, console)
     for failure in runner.failures:
         console.print(visible(f"Failed: {failure}"), style="red", markup=False, soft_wrap=True)
@@ -125,29 +113,65 @@ def run_sweep(
 
 
 def write_report(name: str, console: Console) -> int:
-    """Write the sweep's report from what is there and print its path; the exit code."""
+    """Write the reports from what is there and print the sweep's path; the exit code."""
     experiment = load_experiment(name)
     opened = OpenExperiment(experiment, download=False)
     opened.layout.prepare()
     with open_instance() as instance:
         reconcile_with_progress(instance, opened, Console(stderr=True))  # a script takes the path from the output
-        runner = _Runner(experiment, instance)
-        # A report needs no model: it shows the continuation ablation that is there, or says why there is none.
-        runner.run_whole_sweep([name for name in STEPS["full_study"].sweep_jobs if name != CONTINUATION_JOB], console)
+        runner = Runner(experiment, instance)
+        # A report needs no model: it shows what was measured with one, or says why it is not there.
+        without_model = [job for job in STEPS[FULL_STUDY].jobs if not WHOLE_STUDY[job].runs_model]
+        asked = asked_jobs(experiment, tuple(without_model))
+        runner.run_whole_study([job for job in asked if job in PHASE1_JOBS], console, only_if_outdated=True)
+        runner.run_whole_study([job for job in asked if job in PHASE2_JOBS], console)
     for failure in runner.failures:
         console.print(visible(f"Failed: {failure}"), style="red", markup=False, soft_wrap=True)
     print(sweep_report_path(opened))
     return EXIT_FAILED if runner.failures else EXIT_DONE
 
 
-def _continuation_line(opened: OpenExperiment) -> str:
-    n_cells, n_events = len(known_cells(opened)), settings_of(opened.experiment).events
-    return f"Continuation ablation: {n_cells} interventions at up to {n_events} events of the baseline."
+def _needs_more_than_cells(job: str) -> bool:
+    return WHOLE_STUDY[job].runs_model or WHOLE_STUDY[job].looks_at_variants
 
 
-def continuation_is_done(opened: OpenExperiment) -> bool:
-    """Whether there is nothing to do for the continuation ablation: it is current, or not asked for."""
-    return opened.experiment.continuation is None or stored_summaries(opened) is not None
+def _missing_variants(opened: OpenExperiment, wanted: Sequence[Variant]) -> tuple[Visitors, list[VariantStatus]]:
+    """The wanted variants that are not done, and the marks of their visitors from before that was looked up."""
+    before = visitors(opened.layout, wanted)
+    statuses = variants_status(opened) if wanted else []
+    return before, [status for status in statuses if status.state != "done"]
+
+
+def _missing_cells(opened: OpenExperiment, wanted: Sequence[Cell]) -> tuple[Visitors, list[CellStatus]]:
+    """The wanted cells that are not done, and the marks of their visitors from before that was looked up."""
+    before = visitors(opened.layout, wanted)
+    statuses = {status.cell: status for status in planned_status(opened)}
+    return before, [statuses[cell] for cell in wanted if statuses[cell].state != "done"]
+
+
+def _generates(statuses: Sequence[CellStatus] | Sequence[VariantStatus]) -> bool:
+    return any(status.first_asset in ("generations", "variant_generations") for status in statuses)
+
+
+def _say_what_is_missing(
+    experiment: Experiment,
+    variants: Sequence[Variant],
+    missing_variants: Sequence[VariantStatus],
+    cells: Sequence[Cell],
+    missing: Sequence[CellStatus],
+    console: Console,
+) -> None:
+    if variants and experiment.phase1 is not None:
+        n_completions = experiment.phase1.count * experiment.phase1.samples
+        console.print(
+            f"{experiment.name}: {len(variants)} prompt variants of {n_completions} completions, "
+            f"{len(variants) - len(missing_variants)} done before, {len(missing_variants)} to do."
+        )
+    if cells or not variants:
+        console.print(
+            f"{experiment.name}: {len(cells)} cells of {experiment.completions_per_cell} completions, "
+            f"{len(cells) - len(missing)} done before, {len(missing)} to do."
+        )
 
 
 def _chosen(
@@ -167,7 +191,7 @@ def _chosen(
     cells = [
         cell
         for cell in experiment.planned_cells()
-        if STEPS[step_name].needs(experiment, cell)
+        if STEPS[step_name].cells(experiment, cell)
         and (not layer_subsets or cell.layer_subset in layer_subsets)
         and (not scales or cell.scale in scales)
     ]
@@ -176,7 +200,7 @@ def _chosen(
             f"No cell of the plan in {experiment.source} has these subsets and scales; "
             "add them to the plan, or materialize the cell in the UI."
         )
-    return sorted(cells, key=lambda cell: not _is_baseline(cell))
+    return sorted(cells, key=lambda cell: not is_baseline(cell))
 
 
 @contextmanager
@@ -190,198 +214,23 @@ def _waiting_for_device(experiment: Experiment, console: Console) -> Iterator[st
         yield device
 
 
-@dataclass
-class _Runner:
-    """Runs jobs of one experiment in this process and gathers what failed."""
-
-    experiment: Experiment
-    instance: dg.DagsterInstance
-    background: BackgroundPush | None = None
-    failures: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._definitions = build_definitions(self.experiment)
-
-    def run_cells(
-        self,
-        statuses: Sequence[CellStatus],
-        before: Visitors,
-        device: str | None,
-        signals: SignalWatch,
-        console: Console,
-    ) -> None:
-        """Do of each cell what its status says is to be done; without a device, nothing is generated.
-
-        Other sweeps may do some of them meanwhile.
-        """
-        layout, by_cell = OpenExperiment(self.experiment, download=False).layout, {s.cell: s for s in statuses}
-
-        def at_wait() -> None:
-            signals.stop_if_signaled()
-            bars.waiting()
-
-        def at_progress(progress: CellProgress) -> None:
-            signals.stop_if_signaled()
-
-        with _progress(console, self.experiment, len(statuses), device) as bars, listening(at_progress):
-            turns = in_turn(layout, list(by_cell), before, comes_first=_is_baseline, on_wait=at_wait)
-            for place, turn in enumerate(turns):
-                cell = turn.cell
-                bars.start(cell)
-                status = self._status_now(cell) if turn.visited else by_cell[cell]
-                if status.state != "done":
-                    self._run(CELLS_JOB, cell, device, status.first_asset)
-                signals.stop_if_signaled()
-                bars.finish()
-                if self.background is not None:
-                    _warn(self.background.warning(), console)
-                left = len(statuses) - place - 1
-                if self.failures and cell.scale == BASELINE_SCALE and left:
-                    console.print(f"Not started, since each is compared with the baseline: {left} cells.")
-                    break
-
-    def _status_now(self, cell: Cell) -> CellStatus:
-        """Status of a cell that another sweep has worked on."""
-        statuses = planned_status(OpenExperiment(self.experiment, download=False))
-        return next(status for status in statuses if status.cell == cell)
-
-    def run_means(self, console: Console) -> None:
-        """Compute the means that some subsets are scaled towards, one sweep at a time."""
-        with whole_sweep_lock(reopened(self.experiment).layout):
-            console.print(means_line(self.experiment))
-            self._run(MEANS)
-        record_sources(self.instance, reopened(self.experiment))  # what these subsets are made of is known by now
-
-    def run_whole_sweep(self, names: Sequence[str], console: Console, *, only_if_outdated: bool = False) -> None:
-        """Run whole-sweep jobs, one sweep at a time; those that look at the baseline only where there is one."""
-        opened = OpenExperiment(self.experiment, download=False)
-        with whole_sweep_lock(opened.layout):
-            if only_if_outdated:
-                # Looked at here: another sweep may have done it, and cells made by now may have changed the baseline.
-                names = [name for name in names if name != CONTINUATION_JOB or not continuation_is_done(opened)]
-                if CONTINUATION_JOB not in names and "make_report_phase2" in names and sweep_is_reported(opened):
-                    return
-            baseline = current_baseline(opened)
-            for name in names:
-                if name == "make_report_phase2" or baseline is not None:
-                    if name == CONTINUATION_JOB:  # which takes its time
-                        console.print(_continuation_line(opened))
-                    self._run(name)
-
-    def _run(
-        self, name: str, cell: Cell | None = None, device: str | None = None, first: CellAsset | None = None
-    ) -> None:
-        """Run a job; of a cell, the asset `first` and those after it."""
-        # The tag lists the run under its job in the UI, where the code location has the experiment's name.
-        run_id = str(uuid.uuid4())
-        tags = {
-            **process_tags(run_id, device),
-            ".dagster/repository": f"__repository__@{self.experiment.name}",
-            # Should this process die, the next sweep does what is missing; a daemon must not do it as well.
-            "dagster/max_retries": "0",
-        }
-        result = self._definitions.resolve_job_def(name).execute_in_process(
-            instance=self.instance,
-            run_id=run_id,
-            partition_key=None if cell is None else cell_key(cell),
-            asset_selection=None if first is None else self._assets_from(first),
-            tags=tags,
-            run_config=_QUIET,
-            raise_on_error=False,
-        )
-        if _interrupted(result):
-            raise KeyboardInterrupt
-        if (kind := _stopping(result)) is not None:
-            raise kind(f"{cell or name}: {_reason(result)}")
-        if not result.success:
-            self.failures.append(redacted(f"{cell or name}: {_reason(result)}"))
-
-    def _assets_from(self, first: CellAsset) -> list[dg.AssetKey]:
-        return [dg.AssetKey([self.experiment.name, name]) for name in CELL_ASSETS[CELL_ASSETS.index(first) :]]
+def _device(experiment: Experiment, generates: bool, console: Console) -> AbstractContextManager[str | None]:
+    """A lease on a device where something is generated; None where nothing is."""
+    return _waiting_for_device(experiment, console) if generates else nullcontext()
 
 
-def _is_baseline(cell: Cell) -> bool:
-    return cell.scale == BASELINE_SCALE
-
-
-def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether Ctrl-C ended a step, which Dagster reports as any other failure of it."""
-    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
-    return any(data.error is not None and data.error.cls_name in _INTERRUPTIONS for data in failures)
-
-
-def _stopping(result: dg.ExecuteInProcessResult) -> type[BacktrackingError] | None:
-    """The kind of a failure that every other cell would meet as well; None where there is none."""
-    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
-    causes = {error.cause.cls_name for error in errors if error is not None and error.cause is not None}
-    return next((kind for kind in _STOPPING if kind.__name__ in causes), None)
-
-
-def _reason(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data is not None and data.user_failure_data.description:
-                return data.user_failure_data.description
-            if data.error is not None:
-                cause = data.error.cause or data.error
-                return " ".join(cause.message.split())
-    return f"run {result.run_id} failed"
-
-
-class _Bars:
-    """Two progress bars: cells, and completions of the cell at work."""
-
-    def __init__(self, bars: Progress, experiment: Experiment, n_cells: int) -> None:
-        self._bars = bars
-        self._experiment = experiment
-        self._cells: TaskID = bars.add_task("cells", total=n_cells, note="")
-        self._cell: TaskID = bars.add_task("", total=experiment.completions_per_cell, note="")
-
-    def start(self, cell: Cell) -> None:
-        total = self._experiment.completions_per_cell
-        self._bars.reset(self._cell, description=escape(str(cell)), total=total, note="")
-
-    def waiting(self) -> None:
-        self._bars.update(self._cell, description="other sweeps are at work on the cells that are left", note="")
-
-    def told(self, progress: CellProgress) -> None:
-        note = f"{progress.generated / progress.seconds:.1f} completions/s" if progress.seconds else ""
-        if progress.step:
-            note += f" token {progress.step}, {progress.n_open} open"
-        self._bars.update(self._cell, completed=progress.done, total=progress.total, note=note)
-
-    def finish(self) -> None:
-        self._bars.update(self._cell, completed=self._bars.tasks[1].total or 0)
-        self._bars.advance(self._cells)
-
-
-@contextmanager
-def _progress(console: Console, experiment: Experiment, n_cells: int, device: str | None) -> Iterator[_Bars]:
-    console.print("Nothing to generate." if device is None else f"Generating on {device}.")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console) as bars:
-        shown = _Bars(bars, experiment, n_cells)
-        with listening(shown.told):
-            yield shown
-
-
-def _warn(warning: str | None, console: Console) -> None:
-    if warning is not None:
-        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True, highlight=False)
-
-
-def _say_stopped(experiment: Experiment, wanted: Sequence[Cell], console: Console) -> None:
-    statuses = {status.cell: status for status in planned_status(OpenExperiment(experiment, download=False))}
-    done = sum(statuses[cell].state == "done" for cell in wanted)
+def _say_stopped(experiment: Experiment, variants: Sequence[Variant], wanted: Sequence[Cell], console: Console) -> None:
+    opened, parts = OpenExperiment(experiment, download=False), []
+    if variants:
+        of_variants = variants_status(opened)
+        done = sum(status.state == "done" for status in of_variants)
+        parts.append(f"{done} of {len(of_variants)} prompt variants are done")
+    if wanted or not variants:
+        statuses = {status.cell: status for status in planned_status(opened)}
+        done = sum(statuses[cell].state == "done" for cell in wanted)
+        parts.append(f"{done} of {len(wanted)} cells are done")
     console.print(
-        f"\nStopped: {done} of {len(wanted)} cells are done, and every finished chunk is safe. "
+        f"\nStopped: {', '.join(parts)}, and every finished chunk is safe. "
         "The same command goes on with what is missing.",
         style="yellow",
     )

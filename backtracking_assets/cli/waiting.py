@@ -4,30 +4,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.status import CellStatus, planned_status
-from backtracking_assets.experiment import Experiment
+from backtracking_assets.assets.status import CellStatus
 from backtracking_assets.reporting.formats import join_names, plural
 from backtracking_assets.reporting.text import visible
-
-
-def reopened(experiment: Experiment) -> OpenExperiment:
-    """The experiment opened anew, so that what was made meanwhile is seen."""
-    return OpenExperiment(experiment, download=False)
-
-
-def means_line(experiment: Experiment) -> str:
-    means = experiment.means
-    return (
-        f"Means of the outputs: {plural(means.problems * means.samples, 'completion')} of the baseline on "
-        f"{plural(means.problems, 'problem')} that the sweep does not ask."
-    )
-
-
-def looked_at_anew(experiment: Experiment, statuses: Sequence[CellStatus]) -> list[CellStatus]:
-    """The status of these cells as it is now, in the same order."""
-    now = {status.cell: status for status in planned_status(reopened(experiment))}
-    return [now[status.cell] for status in statuses]
 
 
 def without_waiting(statuses: Sequence[CellStatus], console: Console) -> list[CellStatus]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from backtracking_assets.experiment import Experiment
-from backtracking_assets.records import Cell, FinishReason, Verdict
+from backtracking_assets.records import Cell, FinishReason, Subject, Verdict
 
 TriggerKind = Literal["strict", "relaxed"]
 Severity = Literal["error", "warning"]
@@ -88,9 +88,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Example:
-    """A cell's completion beside the baseline's completion of the same problem and sample."""
+    """A completion of a cell or a variant beside the baseline's completion of the same problem and sample."""
 
-    cell: Cell
+    cell: Subject
     problem_id: str
     sample_id: int
     question: str

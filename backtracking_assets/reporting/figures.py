@@ -4,7 +4,7 @@ A missing cell is drawn as missing, never as zero, and an interval that could no
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -174,7 +174,19 @@ def cell_overview(report: CellReport) -> Figure:
     baseline: dict[str, Measurement] = {}
     if report.baseline_metrics is not None:
         baseline = {name: value for (_, name), value in measurements(report.baseline_metrics).items()}
-    leading = primary_measure(report.primary_measure)
+    return rates_figure(own, baseline, report.primary_measure, str(report.cell), "baseline")
+
+
+@house_style()
+def rates_figure(
+    own: Mapping[str, Measurement],
+    baseline: Mapping[str, Measurement],
+    primary: str | None,
+    name: str,
+    baseline_name: str,
+) -> Figure:
+    """The main shares of one condition beside those of another, where there is one, as points with intervals."""
+    leading = primary_measure(primary)
     shown = [
         measure
         for measure in dict.fromkeys((leading, *(MEASURES[name] for name in _OVERVIEW)))
@@ -195,12 +207,10 @@ def cell_overview(report: CellReport) -> Figure:
     axes.set(yticks=range(len(shown)), yticklabels=[measure.label for measure in shown], xlim=(-0.02, 1.02))
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    handles: list[Artist] = [
-        Line2D([], [], color=series_style(0)[0], marker="o", linestyle="none", label=str(report.cell))
-    ]
+    handles: list[Artist] = [Line2D([], [], color=series_style(0)[0], marker="o", linestyle="none", label=name)]
     if baseline:
         handles.append(
-            Line2D([], [], color=INK, marker="D", mfc="white", markersize=5, linestyle="none", label="baseline")
+            Line2D([], [], color=INK, marker="D", mfc="white", markersize=5, linestyle="none", label=baseline_name)
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure

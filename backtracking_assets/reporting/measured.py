@@ -1,6 +1,6 @@
 """Looking measured values up by cell and measure, and what follows from two of them."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -53,19 +53,24 @@ def measurements(frame: pd.DataFrame) -> dict[Key, Measurement]:
     """
     found: dict[Key, Measurement] = {}
     for row in frame.to_dict("records"):
-        _insert(
-            found,
-            row,
-            Measurement(
-                estimate=_number(row["estimate"]),
-                low=_number(row["low"]),
-                high=_number(row["high"]),
-                n=int(row["n"]),
-                n_problems=int(row["n_problems"]),
-                method=str(row["method"]),
-            ),
-        )
+        _insert(found, row, _measurement(row))
     return found
+
+
+def rates_by_name(rows: Iterable[Mapping[str, Any]]) -> dict[str, Measurement]:
+    """Measurements by name of the measure, of rows of one condition: a cell's or a prompt variant's."""
+    return {str(row["metric"]): _measurement(row) for row in rows}
+
+
+def _measurement(row: Mapping[Any, Any]) -> Measurement:
+    return Measurement(
+        estimate=_number(row["estimate"]),
+        low=_number(row["low"]),
+        high=_number(row["high"]),
+        n=int(row["n"]),
+        n_problems=int(row["n_problems"]),
+        method=str(row["method"]),
+    )
 
 
 def comparisons(frame: pd.DataFrame) -> dict[Key, Comparison]:

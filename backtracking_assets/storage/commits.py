@@ -15,12 +15,25 @@ from backtracking_assets.conditions import Composition, Condition, canonical_jso
 from backtracking_assets.errors import StorageError
 from backtracking_assets.fault_points import reached
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import Cell, Problem
+from backtracking_assets.records import Cell, Problem, Subject
 from backtracking_assets.storage.archive import CONTENT_COLUMNS, read_archive
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import conform, table_of
-from backtracking_assets.storage.statements import count, delete_cell_rows, insert_rows, remove_results
+from backtracking_assets.storage.statements import (
+    CELL_LINKS,
+    VARIANT_LINKS,
+    count,
+    delete_cell_rows,
+    insert_rows,
+    key_of,
+    links_in,
+    links_of,
+    named,
+    remove_results,
+    subject_of,
+    subjects_in,
+)
 from backtracking_assets.storage.tables import TABLES
 
 
@@ -49,7 +62,7 @@ def commit_condition(layout: StoreLayout, condition: Condition, *, run_id: str, 
 
 def link_cell(
     layout: StoreLayout,
-    cell: Cell,
+    cell: Subject,
     *,
     fingerprint: str,
     problem_set_digest: str,
@@ -57,57 +70,72 @@ def link_cell(
     run_id: str,
     wait: float = DEFAULT_WAIT,
 ) -> int:
-    """Point a cell to a condition, a set of problems and the first `n_samples` samples of each; its completions.
+    """Point a cell or a prompt variant to a condition, a set of problems and the first `n_samples` samples of each.
+
+    Returns how many completions that are.
 
     Raises:
         StorageError: the problem set is not stored, or a completion of the cell is missing.
     """
+    links = links_of(cell)
     with writing(layout, wait=wait) as connection:
-        counted = connection.execute(
-            """
-            select count(distinct problem_sets.problem_id), count(completions.sample_id)
-            from problem_sets
-            left join completions
-                on completions.problem_id = problem_sets.problem_id
-                and completions.fingerprint = $fingerprint and completions.sample_id < $n_samples
-            where problem_sets.problem_set_digest = $problems
-            """,
-            {"fingerprint": fingerprint, "n_samples": n_samples, "problems": problem_set_digest},
-        ).fetchall()
-        n_problems, n_completions = counted[0]
-        if n_problems == 0:
-            raise StorageError(f"Cell {cell}: its problem set {problem_set_digest[:12]} is not in the database.")
-        if n_completions != n_problems * n_samples:
-            raise StorageError(
-                f"Cell {cell} has {n_completions} of its {n_problems * n_samples} completions in the database; "
-                f"run the same command again, which generates what is missing."
-            )
+        n_completions = _counted(connection, cell, fingerprint, problem_set_digest, n_samples)
         unchanged = connection.execute(
-            """
-            select rules_digest, linked from cells
-            where layer_subset = ? and scale = ? and fingerprint = ? and problem_set_digest = ? and n_samples = ?
+            f"""
+            select rules_digest, linked from "{links.table}"
+            where {links.where} and fingerprint = ? and problem_set_digest = ? and n_samples = ?
             """,
-            [cell.layer_subset, cell.scale, fingerprint, problem_set_digest, n_samples],
+            [*key_of(cell), fingerprint, problem_set_digest, n_samples],
         ).fetchone()
         if not unchanged:
             remove_results(connection, cell)
-        delete_cell_rows(connection, "cells", cell)
-        # By what the table says, not by what this run generated: a run that goes on after a crash says the same.
-        shared = count(connection, "select count(*) from cells where fingerprint = ?", [fingerprint]) > 0
+        delete_cell_rows(connection, links.table, cell)
         row = {
-            "layer_subset": cell.layer_subset,
-            "scale": cell.scale,
+            **dict(zip(links.key, key_of(cell), strict=True)),
             "fingerprint": fingerprint,
             "problem_set_digest": problem_set_digest,
             "n_samples": n_samples,
             "n_completions": n_completions,
             "rules_digest": unchanged[0] if unchanged else None,
-            "linked": unchanged[1] if unchanged else shared,
+            # By what the tables say, not by what this run generated: a run that goes on after a crash says the same.
+            "linked": unchanged[1] if unchanged else _is_shared(connection, fingerprint),
             "run_id": run_id,
             "committed_at": datetime.now(UTC),
         }
-        insert_rows(connection, "cells", table_of([row], TABLES["cells"].schema))
+        insert_rows(connection, links.table, table_of([row], TABLES[links.table].schema))
     return n_completions
+
+
+def _counted(
+    connection: duckdb.DuckDBPyConnection, cell: Subject, fingerprint: str, problem_set_digest: str, n_samples: int
+) -> int:
+    """Completions of a condition's problems and first samples; raises where one is missing."""
+    counted = connection.execute(
+        """
+        select count(distinct problem_sets.problem_id), count(completions.sample_id)
+        from problem_sets
+        left join completions
+            on completions.problem_id = problem_sets.problem_id
+            and completions.fingerprint = $fingerprint and completions.sample_id < $n_samples
+        where problem_sets.problem_set_digest = $problems
+        """,
+        {"fingerprint": fingerprint, "n_samples": n_samples, "problems": problem_set_digest},
+    ).fetchall()
+    n_problems, n_completions = counted[0]
+    if n_problems == 0:
+        raise StorageError(f"{named(cell)}: its problem set {problem_set_digest[:12]} is not in the database.")
+    if n_completions != n_problems * n_samples:
+        raise StorageError(
+            f"{named(cell)} has {n_completions} of its {n_problems * n_samples} completions in the database; "
+            f"run the same command again, which generates what is missing."
+        )
+    return n_completions
+
+
+def _is_shared(connection: duckdb.DuckDBPyConnection, fingerprint: str) -> bool:
+    """Whether a cell or a variant points to a condition."""
+    tables = (CELL_LINKS.table, VARIANT_LINKS.table)
+    return any(count(connection, f'select count(*) from "{t}" where fingerprint = ?', [fingerprint]) for t in tables)
 
 
 def write_problem_set(layout: StoreLayout, problems: Sequence[Problem], *, wait: float = DEFAULT_WAIT) -> str:
@@ -163,7 +191,7 @@ def write_detections(
     layout: StoreLayout,
     detections: pa.Table,
     *,
-    cell: Cell | None = None,
+    cell: Subject | None = None,
     rules: Mapping[str, Any] | None = None,
     wait: float = DEFAULT_WAIT,
 ) -> None:
@@ -207,18 +235,19 @@ def write_metrics(
     statistics: Mapping[str, Any] | None = None,
     wait: float = DEFAULT_WAIT,
 ) -> None:
-    """Replace the metrics of every cell in the table. `statistics` are kept beside their digest.
+    """Replace the metrics of every cell, or of every variant, in the table. `statistics` are kept beside their digest.
 
     Raises:
         StorageError: the table is empty, a cell is not what its metrics were computed from, or they were computed by
             other statistics than `statistics`.
     """
-    table = _not_empty(conform(metrics, TABLES["metrics"].schema), "metrics")
+    links = links_in(metrics)
+    table = _not_empty(conform(metrics, TABLES[links.metrics].schema), "metrics")
     with writing(layout, wait=wait) as connection:
         _refuse_outdated(connection, table, "metrics")
-        for cell in _cells_of(table):
-            delete_cell_rows(connection, "metrics", cell)
-        insert_rows(connection, "metrics", table)
+        for subject in subjects_in(table):
+            delete_cell_rows(connection, links.metrics, subject)
+        insert_rows(connection, links.metrics, table)
         if statistics is not None:
             _keep_settings(connection, "statistics", _only(table, "statistics_digest"), statistics)
 
@@ -232,7 +261,7 @@ def write_comparisons(
         StorageError: a row belongs to none of the given cells, or a cell is not what its comparison was computed from.
     """
     table = conform(comparisons, TABLES["comparisons"].schema)
-    if cells is not None and (strangers := set(_cells_of(table)) - set(cells)):
+    if cells is not None and (strangers := set(subjects_in(table)) - set(cells)):
         raise StorageError(f"Comparisons were given for another cell: {min(map(str, strangers))}.")
     with writing(layout, wait=wait) as connection:
         _refuse_outdated(connection, table, "comparisons")
@@ -244,22 +273,22 @@ def write_comparisons(
 
 
 def write_checks(layout: StoreLayout, checks: pa.Table, *, wait: float = DEFAULT_WAIT) -> None:
-    """Replace the outcomes of the checks of one cell's asset.
+    """Replace the outcomes of the checks of one asset of a cell or a variant.
 
     Raises:
         StorageError: the table is empty or mixes cells or assets, or the cell was never linked to a condition.
     """
-    table = _not_empty(conform(checks, TABLES["checks"].schema), "checks")
-    cells, asset = _cells_of(table), _only(table, "asset")
-    if len(cells) != 1:
-        raise StorageError(f"Checks of one cell at a time are stored; {len(cells)} were given.")
-    cell = cells[0]
+    links = links_in(checks)
+    table = _not_empty(conform(checks, TABLES[links.checks].schema), "checks")
+    subjects, asset = subjects_in(table), _only(table, "asset")
+    if len(subjects) != 1:
+        raise StorageError(f"Checks of one cell at a time are stored; {len(subjects)} were given.")
+    subject = subjects[0]
     with writing(layout, wait=wait) as connection:
-        linked = "select count(*) from cells where layer_subset = ? and scale = ?"
-        if not count(connection, linked, [cell.layer_subset, cell.scale]):
-            raise StorageError(f"Cell {cell} was never linked to a condition, so its checks are of nothing.")
-        delete_cell_rows(connection, "checks", cell, assets=[asset])
-        insert_rows(connection, "checks", table)
+        if not count(connection, f'select count(*) from "{links.table}" where {links.where}', key_of(subject)):
+            raise StorageError(f"{named(subject)} was never linked to a condition, so its checks are of nothing.")
+        delete_cell_rows(connection, links.checks, subject, assets=[asset])
+        insert_rows(connection, links.checks, table)
 
 
 def _keep_settings(connection: duckdb.DuckDBPyConnection, kind: str, name: str, settings: Mapping[str, Any]) -> None:
@@ -312,53 +341,58 @@ def _loses_content(connection: duckdb.DuckDBPyConnection, fingerprint: str, comp
 def _remove_derived(connection: duckdb.DuckDBPyConnection, fingerprint: str) -> None:
     connection.execute("delete from detections where fingerprint = ?", [fingerprint])
     connection.execute("delete from comparisons where baseline_fingerprint = ?", [fingerprint])
-    rows = connection.execute("select layer_subset, scale from cells where fingerprint = ?", [fingerprint]).fetchall()
-    for layer_subset, scale in rows:
-        remove_results(connection, Cell(layer_subset, scale))
-    connection.execute("update cells set rules_digest = null where fingerprint = ?", [fingerprint])
+    for links in (CELL_LINKS, VARIANT_LINKS):
+        columns = ", ".join(links.key)
+        sql = f'select {columns} from "{links.table}" where fingerprint = ?'
+        for values in connection.execute(sql, [fingerprint]).fetchall():
+            remove_results(connection, subject_of(values))
+        connection.execute(f'update "{links.table}" set rules_digest = null where fingerprint = ?', [fingerprint])
 
 
-def _adopt_rules(connection: duckdb.DuckDBPyConnection, cell: Cell, fingerprint: str, rules_digest: str) -> None:
-    rows = connection.execute(
-        "select fingerprint, rules_digest from cells where layer_subset = ? and scale = ?",
-        [cell.layer_subset, cell.scale],
-    ).fetchall()
+def _adopt_rules(connection: duckdb.DuckDBPyConnection, cell: Subject, fingerprint: str, rules_digest: str) -> None:
+    links, key = links_of(cell), key_of(cell)
+    sql = f'select fingerprint, rules_digest from "{links.table}" where {links.where}'
+    rows = connection.execute(sql, key).fetchall()
     if not rows or rows[0][0] != fingerprint:
-        raise StorageError(f"Cell {cell} does not point to condition {fingerprint[:12]}; link it before detection.")
+        raise StorageError(f"{named(cell)} does not point to condition {fingerprint[:12]}; link it before detection.")
     if rows[0][1] != rules_digest:
         remove_results(connection, cell, keep_generation_checks=True)
-    connection.execute(
-        "update cells set rules_digest = ? where layer_subset = ? and scale = ?",
-        [rules_digest, cell.layer_subset, cell.scale],
-    )
+    connection.execute(f'update "{links.table}" set rules_digest = ? where {links.where}', [rules_digest, *key])
     unread = count(
         connection,
-        "select count(*) from generations where layer_subset = ? and scale = ? and rules_digest is null",
-        [cell.layer_subset, cell.scale],
+        f"""
+        select count(*) from "{links.table}" as links
+        join problem_sets using (problem_set_digest)
+        join completions on completions.fingerprint = links.fingerprint
+            and completions.problem_id = problem_sets.problem_id and completions.sample_id < links.n_samples
+        anti join detections on detections.fingerprint = completions.fingerprint
+            and detections.problem_id = completions.problem_id and detections.sample_id = completions.sample_id
+            and detections.rules_digest = links.rules_digest
+        where {links.where}
+        """,
+        key,
     )
     if unread:
-        raise StorageError(f"Cell {cell}: {unread} of its completions have no detection by these rules.")
+        raise StorageError(f"{named(cell)}: {unread} of its completions have no detection by these rules.")
 
 
 def _refuse_outdated(connection: duckdb.DuckDBPyConnection, table: pa.Table, what: str) -> None:
+    links = links_in(table)
+    columns = ", ".join(links.key)
     connection.register("incoming", table)
     rows = connection.execute(
-        """
-        select distinct layer_subset, scale from incoming
-        anti join cells using (layer_subset, scale, fingerprint, problem_set_digest, rules_digest)
+        f"""
+        select distinct {columns} from incoming
+        anti join "{links.table}" using ({columns}, fingerprint, problem_set_digest, rules_digest)
         order by all
         """
     ).fetchall()
     connection.unregister("incoming")
     if rows:
+        subject = subject_of(rows[0])
         raise StorageError(
-            f"Cell {Cell(*rows[0])} has changed since its {what} were computed; run its detections and metrics again."
+            f"{named(subject)} has changed since its {what} were computed; run its detections and metrics again."
         )
-
-
-def _cells_of(table: pa.Table) -> list[Cell]:
-    pairs = zip(table.column("layer_subset").to_pylist(), table.column("scale").to_pylist(), strict=True)
-    return sorted({Cell(*pair) for pair in pairs}, key=lambda cell: (cell.layer_subset, cell.scale))
 
 
 def _not_empty(table: pa.Table, what: str) -> pa.Table:

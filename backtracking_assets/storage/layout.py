@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backtracking_assets.errors import StorageError
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Subject, Variant
 from backtracking_assets.unwritable import SAFE, cannot_write, refusal
 
 DATABASE_FILE = "backtracking.duckdb"
@@ -72,8 +72,10 @@ class StoreLayout:
     def generation_lock_of(self, fingerprint: str) -> Path:
         return self.locks / f"{_checked(fingerprint)}.lock"
 
-    def turn_of(self, cell: Cell) -> Path:
-        """Lock file of a cell that a sweep is at work on."""
+    def turn_of(self, cell: Subject) -> Path:
+        """Lock file of a cell or a prompt variant that a sweep is at work on."""
+        if isinstance(cell, Variant):
+            return self.locks / f"variant_{cell.name}.turn"
         return self.locks / f"{cell.layer_subset}_at_{cell.scale!r}.turn"
 
     @property

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 
-from backtracking_assets.records import Cell, Problem
+from backtracking_assets.records import Cell, Problem, Variant
 from backtracking_assets.storage.database import DEFAULT_WAIT, reading
 from backtracking_assets.storage.layout import StoreLayout
 
@@ -46,6 +46,12 @@ class Overview:
     """Problems by the digest of their set."""
     n_wanted: dict[str, int]
     """Completions of the wanted problems and samples by fingerprint."""
+    variants: dict[Variant, Row] = field(default_factory=dict)
+    """Rows of the table of prompt variants."""
+    variant_checks: tuple[Row, ...] = ()
+    """Rows of `variant_records.VARIANT_CHECKS`."""
+    variant_statistics: dict[Variant, str] = field(default_factory=dict)
+    """The statistics by which each variant is measured."""
 
 
 def overview(
@@ -88,6 +94,12 @@ def overview(
             problem_sets=problem_sets,
             n_wanted={
                 row["fingerprint"]: row["n"] for row in _rows(connection, counted, [list(problem_ids), n_samples])
+            },
+            variants={Variant(row["variant"]): row for row in _rows(connection, "select * from variants")},
+            variant_checks=tuple(_rows(connection, "select * from variant_checks order by variant, asset, name")),
+            variant_statistics={
+                Variant(row["variant"]): row["statistics_digest"]
+                for row in _rows(connection, "select distinct variant, statistics_digest from variant_metrics")
             },
         )
 

@@ -95,6 +95,21 @@ def checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     return _rows(layout, "checks", {}, wait)
 
 
+def variants(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """All prompt variants that were linked to a condition."""
+    return _rows(layout, "variants", {}, wait)
+
+
+def variant_metrics(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The metrics of all prompt variants, each computed from the variant as it is now."""
+    return _rows(layout, "variant_metrics", {}, wait)
+
+
+def variant_checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The outcomes of the checks of all prompt variants."""
+    return _rows(layout, "variant_checks", {}, wait)
+
+
 def continuation_positions(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """What the continuation ablation measured at each position."""
     return _rows(layout, "continuation_positions", {}, wait)

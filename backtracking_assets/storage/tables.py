@@ -15,6 +15,7 @@ from backtracking_assets.records import (
     DETECTIONS,
     METRICS,
 )
+from backtracking_assets.variant_records import VARIANT_CHECKS, VARIANT_METRICS, VARIANTS
 
 SCHEMA_VERSION = 3
 """Raised with every change of a table or a view."""
@@ -119,6 +120,9 @@ TABLES: dict[str, Table] = {
             CONTINUATION_SUMMARIES,
             ("layer_subset", "scale", "kind", "scaled_at", "measure"),
         ),
+        Table("variants", VARIANTS, ("variant",)),
+        Table("variant_metrics", VARIANT_METRICS, ("variant", "metric")),
+        Table("variant_checks", VARIANT_CHECKS, ("variant", "asset", "name")),
     )
 }
 

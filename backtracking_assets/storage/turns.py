@@ -1,46 +1,50 @@
-"""Sharing cells between sweeps: each is worked on by one sweep at a time, whichever comes to it first."""
+"""Sharing cells and prompt variants between sweeps: one sweep at a time works on each, whichever comes to it first."""
 
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
 from backtracking_assets.errors import StorageError
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Cell, Subject, Variant
 from backtracking_assets.storage.layout import StoreLayout
 
 _POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class Turn:
-    """A cell that this process may work on until it asks for the next one."""
+_Subject = TypeVar("_Subject", Cell, Variant)
 
-    cell: Cell
+
+@dataclass(frozen=True)
+class Turn(Generic[_Subject]):
+    """A cell or a variant that this process may work on until it asks for the next one."""
+
+    cell: _Subject
     visited: bool
     """Whether another sweep has worked on it since `visitors` was asked, so that it may be done by now."""
 
 
-Visitors = Mapping[Cell, str | None]
+Visitors = Mapping[Subject, str | None]
 
 
-def visitors(layout: StoreLayout, cells: Iterable[Cell]) -> Visitors:
+def visitors(layout: StoreLayout, cells: Iterable[Subject]) -> Visitors:
     """The mark of the last visit to each cell. Ask before looking up which cells are done."""
     return {cell: _last_visitor(layout.turn_of(cell)) for cell in cells}
 
 
 def in_turn(
     layout: StoreLayout,
-    cells: Sequence[Cell],
+    cells: Sequence[_Subject],
     before: Visitors,
     *,
-    comes_first: Callable[[Cell], bool] = lambda cell: False,
+    comes_first: Callable[[_Subject], bool] = lambda cell: False,
     on_wait: Callable[[], None] = lambda: None,
-) -> Generator[Turn, None, None]:
-    """Each of the cells once, held against other sweeps until the next is asked for.
+) -> Generator[Turn[_Subject], None, None]:
+    """Each of the cells or variants once, held against other sweeps until the next is asked for.
 
     Cells that another sweep is at work on come last, so that several sweeps share what is to be done. The locks are
     released by the kernel when a process dies, so the next one finds the cell free.

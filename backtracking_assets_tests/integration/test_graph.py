@@ -126,7 +126,7 @@ def test_loading_needs_no_torch_no_checkpoint_and_no_network(tmp_path: Path) -> 
     loaded = json.loads(found.stdout)
     assert loaded["heavy"] == []
     assert set(loaded["assets"]) == set(experiment_names())
-    assert all(count == 13 for count in loaded["assets"].values())
+    assert all(count == 16 for count in loaded["assets"].values())
     assert list(tmp_path.iterdir()) == []
 
 

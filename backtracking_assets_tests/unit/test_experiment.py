@@ -24,6 +24,11 @@ def continued(**changes: Any) -> dict[str, Any]:
     return {"seed": 1, "cells": [{"layer_subsets": ["attn_1"], "scales": [0.0]}], **changes}
 
 
+def phased(**changes: Any) -> dict[str, Any]:
+    """A section `phase1`."""
+    return {"count": 5, "samples": 2, "compare": "attn_1", **changes}
+
+
 def changed(place: str, value: Any) -> dict[str, Any]:
     """The document with one value replaced; REMOVED takes its key out."""
     document = copy.deepcopy(DOCUMENT)
@@ -102,6 +107,11 @@ BAD = [
     ("scales", [0.0, 0.5], "scales: 1.0 is missing"),
     ("scales", [-1.0, 1.0], "scales: a scale below 0"),
     ("scales", [], "scales: Tuple should have at least 1 item"),
+    ("phase1", phased(count=2), "phase1.count: it is 2 and problems.count is 3; the sweep's problems are the first"),
+    ("phase1", phased(samples=0), "phase1.samples: Input should be greater than or equal to 1"),
+    ("phase1", phased(compare="atn_1"), "phase1.compare: 'atn_1' is not a targeted layer subset (did you mean attn_1"),
+    ("phase1", phased(compare="random_1_of_attn_1"), "phase1.compare: 'random_1_of_attn_1' is not a targeted"),
+    ("phase1", phased(problems=4), "phase1.problems: unknown key"),
     ("layer_subsets.attn_1", {"attention": [2]}, "layer_subsets.attn_1: attention layer 2 does not exist"),
     ("layer_subsets.attn_1", {"attention": [-1]}, "layer_subsets.attn_1: attention layer -1 does not exist"),
     ("layer_subsets.attn_1", {}, "layer_subsets.attn_1: it names no layer"),
@@ -164,6 +174,35 @@ def test_bad_values_are_refused_with_their_place(tmp_path: Path, place: str, val
     assert message in said
     assert str(tmp_path / "bad.yaml") in said
     assert "\n" not in said
+
+
+def test_phase_1_needs_a_planned_cell_to_compare(tmp_path: Path):
+    document = changed("plan", [{"layer_subsets": ["attn_1"], "scales": [1.0]}])
+    with pytest.raises(ExperimentError, match=r"phase1\.compare: the plan scales 'attn_1' nowhere"):
+        write_experiment(tmp_path / "bad.yaml", {**document, "phase1": phased()})
+
+
+def test_phase_1_compares_the_baseline_a_subset_and_its_controls_at_the_lowest_planned_scale(tmp_path: Path):
+    compared = write_experiment(tmp_path / "tiny.yaml", changed("phase1", phased())).compared_cells()
+    assert compared == (Cell("attn_1", 1.0), Cell("attn_1", 0.0), Cell("random_1_of_attn_1", 0.0))
+    both = write_experiment(tmp_path / "tiny.yaml", changed("phase1", phased(compare="both_0"))).compared_cells()
+    assert both == (Cell("both_0", 1.0), Cell("both_0", 0.0))
+    assert write_experiment(tmp_path / "tiny.yaml", DOCUMENT).compared_cells() == ()
+
+
+def test_a_variants_experiment_differs_in_variant_problems_and_samples_alone(tmp_path: Path):
+    document = {**changed("prompting.variants", {"plain": "{question}", "other": "{question}="}), "phase1": phased()}
+    experiment = write_experiment(tmp_path / "tiny.yaml", document)
+    other = experiment.for_variant("other")
+    assert (other.prompting.variant, other.problems.count, other.problems.samples) == ("other", 5, 2)
+    assert (other.source, other.outputs_dir()) == (experiment.source, experiment.outputs_dir())
+    same = {name for name in type(other).model_fields if getattr(other, name) == getattr(experiment, name)}
+    assert set(type(other).model_fields) - same == {"prompting", "problems"}
+    assert experiment.prompting.variant == "plain"
+    with pytest.raises(
+        ExperimentError, match=r"no prompt variant 'oter' \(did you mean other\?\); variants: plain, other"
+    ):
+        experiment.for_variant("oter")
 
 
 def test_all_errors_are_named_at_once(tmp_path: Path):
