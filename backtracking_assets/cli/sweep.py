@@ -91,6 +91,7 @@ def run_sweep(
                     with _device(experiment, _generates(missing_variants), console) as device:
                         runner.run_variants(missing_variants, variants_before, device, signals, console)
                 first = [job for job in jobs if WHOLE_STUDY[job].before_cells]
+                first += [MEANS] * any(status.waits_for == MEANS for status in missing)
                 if runner.run_whole_study(first, console, only_if_outdated=True) or missing_variants:
                     # What the layers are derived from may have changed, and the baseline may be there by now.
                     record_sources(instance, reopened(experiment))

@@ -95,7 +95,7 @@ def test_status_of_a_new_study_is_all_missing(story: Story) -> None:
     status = story.status_before
     assert status["experiment"] == "tiny"
     assert status["completions_per_cell"] == 6
-    assert status["counts"] == {"done": 0, "partial": 0, "stale": 0, "missing": N_CELLS}
+    assert status["counts"] == {"done": 0, "partial": 0, "stale": 0, "missing": N_CELLS, "waiting": 0}
     assert list(states(status)) == [
         ("attn_1", 0.0),
         ("attn_1", 1.0),
@@ -141,7 +141,7 @@ def test_sweep_prints_the_table_and_where_the_report_lies(story: Story) -> None:
 
 
 def test_status_of_a_swept_study_is_all_done(story: Story) -> None:
-    assert story.status_after["counts"] == {"done": N_CELLS, "partial": 0, "stale": 0, "missing": 0}
+    assert story.status_after["counts"] == {"done": N_CELLS, "partial": 0, "stale": 0, "missing": 0, "waiting": 0}
     assert all(cell["reason"] == "" for cell in story.status_after["cells"])
     assert story.status_table.code == 0
     assert story.status_table.stdout.endswith("4 done.\n")
@@ -184,7 +184,8 @@ def test_a_second_sweep_has_nothing_to_do(story: Story) -> None:
 
 
 def test_other_triggers_make_every_cell_stale_and_nothing_is_generated_again(story: Story) -> None:
-    assert story.status_other_triggers["counts"] == {"done": 0, "partial": 0, "stale": N_CELLS, "missing": 0}
+    counts = story.status_other_triggers["counts"]
+    assert counts == {"done": 0, "partial": 0, "stale": N_CELLS, "missing": 0, "waiting": 0}
     assert {cell["reason"] for cell in story.status_other_triggers["cells"]} == {"detection: strict triggers +Hmm"}
     assert {cell["next"] for cell in story.status_other_triggers["cells"]} == {"reads anew"}
     assert story.other_triggers.code == 0, story.other_triggers.stderr
