@@ -75,8 +75,6 @@ def run_sweep(
     opened.layout.prepare()
     variants_before, missing_variants = _missing_variants(opened, variants)
     cells_before, missing = _missing_cells(opened, wanted)
-    if any(status.waits_for == MEANS for status in missing):
-        jobs = [MEANS, *jobs]
     if _generates(missing_variants) or _generates(missing):
         # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
         prompts(opened)
@@ -91,7 +89,8 @@ def run_sweep(
                     with _device(experiment, _generates(missing_variants), console) as device:
                         runner.run_variants(missing_variants, variants_before, device, signals, console)
                 first = [job for job in jobs if WHOLE_STUDY[job].before_cells]
-                first += [MEANS] * any(status.waits_for == MEANS for status in missing)
+                if any(status.waits_for == MEANS for status in missing):
+                    first.append(MEANS)
                 if runner.run_whole_study(first, console, only_if_outdated=True) or missing_variants:
                     # What the layers are derived from may have changed, and the baseline may be there by now.
                     record_sources(instance, reopened(experiment))

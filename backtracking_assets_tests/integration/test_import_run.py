@@ -13,6 +13,7 @@ from rich.console import Console
 
 from backtracking_assets.assets.imported_contents import published_section, write_imported_report
 from backtracking_assets.assets.importing import Imported, import_run
+from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.cli.import_run import run_import
 from backtracking_assets.errors import RunFolderError
 from backtracking_assets.experiment import Experiment
@@ -101,7 +102,7 @@ def test_cells_are_joined_by_name_components_and_scale(
     layout: StoreLayout, tiny_experiment: Experiment, tmp_path: Path
 ) -> None:
     _both(layout, tiny_experiment, tmp_path)
-    section = published_section(layout, tiny_experiment)
+    section = published_section(OpenExperiment(tiny_experiment, layout=layout))
     found = {(published.cell, published.measure): published for published in section.cells}
     assert {cell for cell, _ in found} == {Cell("attn_1", 0.0), Cell("attn_1", 1.0)}
     assert found[Cell("attn_1", 0.0), "strict_rate"].value == 12 / 48
@@ -125,7 +126,7 @@ def test_a_name_that_says_another_layer_is_not_joined(
     folder = write_phase1(tmp_path / "one")
     write_csv(folder / "analysis" / "subset_sweep_results.csv", swept)
     import_run(layout, tiny_experiment, folder)
-    section = published_section(layout, named)
+    section = published_section(OpenExperiment(named, layout=layout))
     assert [str(published.cell) for published in section.cells] == ["phase1_full at 0"]
     assert "it has the components attention.0 there and attention.1 here" in section.left_out[0]
 
@@ -134,7 +135,7 @@ def test_the_sweep_page_shows_published_beside_measured(
     layout: StoreLayout, tiny_experiment: Experiment, tmp_path: Path
 ) -> None:
     _both(layout, tiny_experiment, tmp_path)
-    section = published_section(layout, tiny_experiment)
+    section = published_section(OpenExperiment(tiny_experiment, layout=layout))
     report = sweep_report()
     first = report.cells[0].cell
     cells = tuple(replace(published, cell=first) for published in section.cells if published.cell.scale == 0.0)

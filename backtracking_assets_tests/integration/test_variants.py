@@ -77,7 +77,7 @@ def run_variant(instance: dg.DagsterInstance, experiment: Experiment, name: str)
 def make_variant(opened: OpenExperiment, name: str = "plain", run_id: str = "phase 1") -> int:
     """How many completions were generated."""
     own = opened.for_variant(name)
-    made = ensure_condition(own, own.baseline_condition(), Variant(name), run_id=run_id, log=lambda message: None)
+    made = ensure_condition(own, own.baseline, Variant(name), run_id=run_id, log=lambda message: None)
     link_to_completions(own, Variant(name), made.condition.fingerprint, run_id=run_id)
     return made.n_generated
 
@@ -109,8 +109,8 @@ def test_the_sweeps_problems_are_the_first_of_phase_1(study: Study) -> None:
     assert list(own.problems)[:3] == list(opened.problems)
     assert list(held_out_problems(opened)) == list(own.problems)[3:]
     assert own.layout.root == opened.layout.root
-    assert own.baseline_condition() == opened.condition(BASELINE)
-    fingerprints = {opened.for_variant(name).baseline_condition().fingerprint for name in TEXTS}
+    assert own.baseline == opened.condition(BASELINE)
+    fingerprints = {opened.for_variant(name).baseline.fingerprint for name in TEXTS}
     assert len(fingerprints) == 3
     assert [variant.name for variant in variants_of(opened.experiment)] == ["plain", "short", "long"]
 

@@ -37,7 +37,7 @@ def cell_rows(
 ) -> CellRows:
     """Completions and detections of one condition; where shuffled, the two in other orders."""
     rows = list(given)
-    completions = [_completion(*key, fingerprint=fingerprint, n_firings=n_firings) for *key, _, _ in rows]
+    completions = [_completion(row[0], row[1], fingerprint=fingerprint, n_firings=n_firings) for row in rows]
     detections = [_detection(*row, fingerprint=fingerprint) for row in rows]
     if shuffled:
         completions, detections = completions[::-1], detections[2:] + detections[:2]
