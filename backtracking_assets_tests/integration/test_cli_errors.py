@@ -45,8 +45,8 @@ def _in_the_way(study: Study) -> str:
 
 
 MISTAKES = {
-    "unknown experiment": Mistake(lambda study: ["sweep", "organizm"], ("'organizm'", "did you mean organism?")),
-    "unknown experiment in status": Mistake(lambda study: ["status", "organizm"], ("did you mean organism?",)),
+    "unknown experiment": Mistake(lambda study: ["sweep", "organizm"], ("'organizm'", "did you mean organism")),
+    "unknown experiment in status": Mistake(lambda study: ["status", "organizm"], ("did you mean organism",)),
     "unknown key": Mistake(
         _sweep(),
         ("tiny.yaml", "temprature", "did you mean temperature"),

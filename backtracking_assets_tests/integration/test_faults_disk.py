@@ -166,7 +166,7 @@ def test_read_only_outputs_are_refused_and_can_be_read(
         )
         status = backtracking("status", str(study.file), "--json", environment=study.environment, folder=tmp_path)
         assert status.code == 0, status.stderr
-        assert json.loads(status.stdout)["counts"] == {"done": 2, "partial": 0, "stale": 0, "missing": 1}
+        assert json.loads(status.stdout)["counts"] == {"done": 2, "partial": 0, "stale": 0, "missing": 1, "waiting": 0}
         assert completions(study) == whole
     finally:
         set_read_only(disk, False)

@@ -50,6 +50,8 @@ SECTIONS: dict[str, Any] = {
     "prompting": {"variants": TEXTS},
     "phase1": {"count": 5, "samples": 2, "compare": "attn_1"},
     "plan": [{"layer_subsets": ["attn_1"]}, {"layer_subsets": ["random"], "scales": [0.0]}],
+    # Letters that the random model happens to write as words of their own: what is the same everywhere is refused.
+    "detection": {"strict": ["B", "S", "o", "d", "x"]},
 }
 
 
@@ -213,7 +215,7 @@ def test_accuracy_not_above_shuffled_answers_fails_the_sweeps_variant_alone(stud
             "prompt: text of the variant",
             "generates 10",
         ),
-        ({"detection": {"strict": ["Hmm"]}}, "detection: strict triggers +Hmm -Wait", "reads anew"),
+        ({"detection": {"strict": ["Hmm"]}}, "detection: strict triggers +Hmm -B -S -o -d -x", "reads anew"),
         ({"statistics": {"confidence": 0.8}}, "statistics: confidence 0.95 → 0.8", "measures anew"),
     ],
 )

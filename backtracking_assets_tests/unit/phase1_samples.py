@@ -78,5 +78,6 @@ def _detection(problem_id: str, sample_id: int, strict: bool, verdict: str, *, f
 def _filler(field: pa.Field) -> object:
     if field.nullable:
         return None
-    fillers = {pa.bool_(): False, pa.string(): "-", pa.float64(): 1.0, pa.list_(pa.int32()): []}
-    return fillers.get(field.type, 0)
+    if pa.types.is_list(field.type):
+        return []
+    return {pa.bool_(): False, pa.string(): "-", pa.float64(): 1.0}.get(field.type, 0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backtracking_assets.analysis.detection import rules_document
+from backtracking_assets.analysis.detection import DETECTION_VERSION, rules_document
 from backtracking_assets.analysis.metrics import METRICS_VERSION, statistics_document
 from backtracking_assets.assets.changes import (
     condition_changes,
@@ -84,10 +84,10 @@ def test_other_statistics_and_other_code_are_told_apart() -> None:
     assert statistics_changes(before, before) == []
     assert statistics_changes(before, now) == ["statistics: confidence 0.95 → 0.9, seed 0 → 3"]
     assert statistics_changes({**before, "version": "0"}, before) == [f"code version: metrics 0 → {METRICS_VERSION}"]
-    assert statistics_changes({**before, "version": "0"}, now)[0] == "code version: metrics 0 → 1"
+    assert statistics_changes({**before, "version": "0"}, now)[0] == f"code version: metrics 0 → {METRICS_VERSION}"
     assert statistics_changes(None, now) == ["statistics: other settings"]
     rules = rules_document(Detection(strict=("Wait",)))
-    assert rules_changes({**rules, "version": "0"}, rules) == ["code version: detection 0 → 1"]
+    assert rules_changes({**rules, "version": "0"}, rules) == [f"code version: detection 0 → {DETECTION_VERSION}"]
     assert rules_changes(None, rules) == ["detection: other rules"]
 
 

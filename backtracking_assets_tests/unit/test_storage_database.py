@@ -24,7 +24,7 @@ def layout(tmp_path: Path) -> StoreLayout:
 
 
 def add_subset(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    connection.execute("insert into layer_subsets values (?, ['mlp.27'], 'd', null)", [name])
+    connection.execute("insert into layer_subsets (layer_subset, kind, components, digest) values (?, 'components', ['mlp.27'], 'd')", [name])
 
 
 def add_and_fail(layout: StoreLayout) -> None:
@@ -115,7 +115,7 @@ def test_two_processes_that_write_at_once_both_succeed(layout: StoreLayout) -> N
         layout = StoreLayout(Path({str(layout.root)!r}))
         for number in range(8):
             with writing(layout) as connection:
-                connection.execute("insert into layer_subsets values (?, [], 'd', null)", [f"NAME_{{number}}"])
+                connection.execute("insert into layer_subsets (layer_subset, kind, components, digest) values (?, 'components', [], 'd')", [f"NAME_{{number}}"])
     """
     writers = [python(script.replace("NAME", name)) for name in ("first", "second")]
     assert [writer.wait(60) for writer in writers] == [0, 0]
