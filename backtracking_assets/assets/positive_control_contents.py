@@ -67,7 +67,7 @@ def _other(opened: OpenExperiment) -> tuple[ControlResults | None, str]:
     name = other.experiment.name
     shown = name if name in experiment_names() else str(other.experiment.source)
     again = opened.experiment.name if opened.experiment.name in experiment_names() else str(opened.experiment.source)
-    command = f"`backtracking sweep {shown} --job full_study`, then `backtracking sweep {again} --job {JOB}`"
+    command = f"backtracking sweep {shown} --job full_study, then backtracking sweep {again} --job {JOB}"
     try:
         stored = stored_control(other)
     except BacktrackingError as error:

@@ -34,6 +34,11 @@ def equal_rate_sentence(found: EqualRate) -> str:
         return (
             f"{name}: its rate of {rate} lies outside the curve of {TRIGGER_LOGITS} ({span}), so nothing is compared."
         )
+    if found.outside_share >= _BORDERLINE and abs(found.rate - rates[-1]) < abs(found.rate - rates[0]):
+        return (
+            f"{name}: its rate of {rate} can hardly be told from the baseline's (in {found.outside_share:.0%} of the "
+            "resamples it lies beyond it), so there is no effect to explain."
+        )
     differing = [MEASURES[o.measure].label for o in found.outcomes if o.verdict == "differs"]
     open_ones = [MEASURES[o.measure].label for o in found.outcomes if o.verdict == "undecided"]
     sentence = f"{name}, at the rate {rate} that {TRIGGER_LOGITS} has at scale {found.scale:.2f}: "

@@ -141,6 +141,10 @@ def equal_rate(verdict: OutcomeVerdict = "equivalent", scale: float | None = 0.3
         (equal_rate("differs"), "differs from suppression of a word in Accuracy."),
         (equal_rate("undecided"), "undecided; Accuracy could differ by more than ±0.05 or not at all."),
         (equal_rate(scale=None), "its rate of 0.01 lies outside the curve of trigger_logits (0.00 to 0.58)"),
+        (
+            replace(equal_rate(scale=0.99, outside=0.4), rate=0.57),
+            "its rate of 0.57 can hardly be told from the baseline's (in 40% of the resamples it lies beyond it)",
+        ),
         (equal_rate(outside=0.4), "In 40% of the resamples the rate lies beyond the curve's end"),
     ],
 )

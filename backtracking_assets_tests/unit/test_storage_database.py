@@ -24,7 +24,10 @@ def layout(tmp_path: Path) -> StoreLayout:
 
 
 def add_subset(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    connection.execute("insert into layer_subsets (layer_subset, kind, components, digest) values (?, 'components', ['mlp.27'], 'd')", [name])
+    connection.execute(
+        "insert into layer_subsets (layer_subset, kind, components, digest) values (?, 'components', ['mlp.27'], 'd')",
+        [name],
+    )
 
 
 def add_and_fail(layout: StoreLayout) -> None:
