@@ -25,7 +25,7 @@ def layout(tmp_path: Path) -> StoreLayout:
 
 def add_subset(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     connection.execute(
-        "insert into layer_subsets (layer_subset, kind, components, digest) values (?, 'components', ['mlp.27'], 'd')",
+        "insert into settings values (?, 'statistics', '{}')",
         [name],
     )
 
@@ -44,7 +44,7 @@ def add_twice(layout: StoreLayout) -> None:
 
 def subsets(layout: StoreLayout) -> list[str]:
     with reading(layout) as connection:
-        return [row[0] for row in connection.execute("select layer_subset from layer_subsets order by 1").fetchall()]
+        return [row[0] for row in connection.execute("select digest from settings order by 1").fetchall()]
 
 
 def python(script: str) -> subprocess.Popen[str]:
@@ -100,7 +100,7 @@ def test_a_writer_killed_inside_its_transaction_leaves_the_last_commit(layout: S
         from backtracking_assets.storage.layout import StoreLayout
         layout = StoreLayout(Path({str(layout.root)!r}))
         with writing(layout) as connection:
-            connection.execute("delete from layer_subsets")
+            connection.execute("delete from settings")
             os.kill(os.getpid(), signal.SIGKILL)
     """
     assert python(script).wait(60) == -9
@@ -118,7 +118,7 @@ def test_two_processes_that_write_at_once_both_succeed(layout: StoreLayout) -> N
         layout = StoreLayout(Path({str(layout.root)!r}))
         for number in range(8):
             with writing(layout) as connection:
-                connection.execute("insert into layer_subsets (layer_subset, kind, components, digest) values (?, 'components', [], 'd')", [f"NAME_{{number}}"])
+                connection.execute("insert into settings values (?, 'statistics', '')", [f"NAME_{{number}}"])
     """
     writers = [python(script.replace("NAME", name)) for name in ("first", "second")]
     assert [writer.wait(60) for writer in writers] == [0, 0]

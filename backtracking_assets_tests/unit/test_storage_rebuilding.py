@@ -87,7 +87,7 @@ def killed_writer(path: Path, *, flipped: bool) -> None:
         connection = duckdb.connect({str(path)!r})
         connection.execute("set checkpoint_threshold = '1GB'")
         for n in range(50):
-            connection.execute("insert into layer_subsets (layer_subset, kind, components, digest) values (?, 'components', [], 'd')", [f"subset number {{n}}"])
+            connection.execute("insert into settings values (?, 'statistics', '')", [f"subset number {{n}}"])
         os.kill(os.getpid(), signal.SIGKILL)
     """
     assert python(script) == -signal.SIGKILL
@@ -137,7 +137,8 @@ def test_an_unusable_database_is_left_as_it_is_and_made_anew_on_demand(
 def test_a_torn_database_that_can_be_opened_says_so_when_it_is_read(layout: StoreLayout) -> None:
     with writing(layout) as connection:  # digests, which do not compress
         connection.execute(
-            "insert into layer_subsets (layer_subset, kind, components, digest) select n, 'components', [], sha256(n::varchar) from range(100000) as r(n)"
+            "insert into layer_subsets (layer_subset, kind, components, digest) "
+            "select n, 'components', [], sha256(n::varchar) from range(100000) as r(n)"
         )
     content = layout.database.read_bytes()
     torn = content[: len(content) // 2]
