@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: run test lint lock clean
 
 run: $(VENV)/.installed
-	$(BIN)/backtracking sweep organism
+	$(BIN)/backtracking sweep organism --job phase2
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from backtracking_assets.assets.compositions import MEANS
 from backtracking_assets.assets.whole_study import (
     CONTINUATION_JOB,
     POSITIVE_CONTROL_JOB,
@@ -41,7 +42,7 @@ PHASE1_JOBS = (
 
 PHASE2_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", CONTINUATION_JOB, POSITIVE_CONTROL_JOB, REPORT_JOB)
 
-FULL_STUDY, PHASE1 = "full_study", "phase1"
+FULL_STUDY, PHASE1, PHASE2 = "full_study", "phase1", "phase2"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def _step(name: str, job: WholeStudyJob) -> Step:
 STEPS: dict[str, Step] = {
     FULL_STUDY: Step(every_cell, True, _known((*PHASE1_JOBS, *PHASE2_JOBS))),
     PHASE1: Step(compared_cells, True, _known(PHASE1_JOBS)),
-    **{name: _step(name, WHOLE_STUDY[name]) for name in _known((*PHASE1_JOBS, *PHASE2_JOBS))},
+    PHASE2: Step(every_cell, False, _known(PHASE2_JOBS)),
+    **{name: _step(name, WHOLE_STUDY[name]) for name in _known((*PHASE1_JOBS, MEANS, *PHASE2_JOBS))},
 }
 """What `backtracking sweep --job NAME` does."""
 
@@ -76,18 +78,15 @@ def asked_jobs(experiment: Experiment, names: tuple[str, ...]) -> list[str]:
 
 
 def refuse_unasked(experiment: Experiment, step_name: str) -> None:
-    """Refuse a step whose section the experiment file does not have; `full_study` does what the file has.
+    """Refuse a step whose section the experiment file does not have; `full_study` and `phase2` do what the file has.
 
     Raises:
         ExperimentError: with the section that is missing.
     """
     if step_name == PHASE1:
         experiment.for_variant(experiment.prompting.variant)
-    elif step_name != FULL_STUDY and (settings := WHOLE_STUDY[step_name].settings) is not None:
+    elif step_name not in (FULL_STUDY, PHASE2) and (settings := WHOLE_STUDY[step_name].settings) is not None:
         settings(experiment)
-
-
-_MEANS_DESCRIPTION = "The means that outputs are scaled towards. Cells of such subsets need them first."
 
 
 def jobs(experiment: Experiment) -> list:
@@ -101,6 +100,8 @@ def jobs(experiment: Experiment) -> list:
         study = "Whole phase 1" if name in PHASE1_JOBS else "Whole sweep"
         needed = "variants" if name in PHASE1_JOBS else "cells"
         said = f"{study}: {', '.join(assets)}. Needs its {needed} first."
+        if name == MEANS:
+            said = "The means that outputs are scaled towards. Cells of such subsets need them first."
         found.append(_job(experiment, name, assets, said))
     return found
 

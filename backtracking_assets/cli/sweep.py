@@ -12,6 +12,7 @@ from backtracking_assets.assets.contents import sweep_report
 from backtracking_assets.assets.jobs import (
     FULL_STUDY,
     PHASE1_JOBS,
+    PHASE2,
     PHASE2_JOBS,
     STEPS,
     asked_jobs,
@@ -68,7 +69,7 @@ def run_sweep(
     refuse_unasked(experiment, step_name)
     wanted = _chosen(experiment, layer_subsets, scales, step_name)
     # Who asks for some cells of the whole study waits for no other generation.
-    narrowed = step_name == FULL_STUDY and bool(layer_subsets or scales)
+    narrowed = step_name in (FULL_STUDY, PHASE2) and bool(layer_subsets or scales)
     jobs = [job for job in asked_jobs(experiment, step.jobs) if not (narrowed and _needs_more_than_cells(job))]
     variants = variants_of(experiment) if step.variants and not narrowed else ()
     opened = OpenExperiment(experiment)
