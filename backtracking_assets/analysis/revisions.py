@@ -8,12 +8,12 @@ what is found cannot depend on them. The rules are plain and miss changes that o
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from backtracking_assets.analysis.statements import Claim, Token, find_claims, tokens_of, value_of
+from backtracking_assets.analysis.statements import Claim, Tokens, find_claims, tokens_of, value_of
 from backtracking_assets.analysis.triggers import Event
 
 REACH = 260
@@ -67,7 +67,13 @@ _REPLACED = re.compile(
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]")
+_QUOTES = re.compile(r"[\"“”]")
+_NUMBER_KIND = re.compile("n")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|\n")
+
+
+Ratio = tuple[int, int]
+"""A value as numerator and denominator, whose hash is quicker than a Fraction's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +95,51 @@ def blinded(text: str, events: Sequence[Event]) -> str:
     return "".join([*parts, text[position:]])
 
 
-def find_revisions(text: str) -> list[Revision]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The numbers and the statements of a text."""
+
+    values: list[Ratio]
+    """The numbers in order."""
+    starts: list[int]
+    ends: list[int]
+    claims: list[Claim]
+
+
+def read(text: str) -> Reading:
+    """What a text states; takes time linear in its length."""
+    tokens = tokens_of(text)
+    numbers = [(place, value) for place, value in _numbers(tokens) if value is not None]
+    return Reading(
+        [value.as_integer_ratio() for _, value in numbers],
+        [tokens.starts[place] for place, _ in numbers],
+        [tokens.ends[place] for place, _ in numbers],
+        find_claims(tokens),
+    )
+
+
+def _numbers(tokens: Tokens) -> Iterator[tuple[int, Fraction | None]]:
+    for match in _NUMBER_KIND.finditer(tokens.kinds):
+        yield match.start(), value_of(tokens.texts[match.start()])
+
+
+def find_revisions(text: str, reading: Reading | None = None) -> list[Revision]:
     """The revisions of a text whose triggers are blanked, in the order of their start.
 
-    Takes time linear in the length of the text.
+    ``reading`` is what `read` gives for this text, where the caller has it. Takes time linear in the length of the
+    text.
     """
-    text = _QUOTED.sub(lambda match: " " * len(match.group()), text)
-    tokens = tokens_of(text)
-    claims = find_claims(tokens)
-    numbers = [(token, value) for token in tokens if (value := value_of(token)) is not None]
-    found = [*_changed_values(claims), *_taken_back(text, claims, numbers), *_replaced(text, numbers)]
-    found += _changed_approaches(text, numbers)
+    plain = _QUOTED.sub(lambda match: " " * len(match.group()), text) if _QUOTES.search(text) else text
+    if reading is None or plain != text:
+        reading = read(plain)
+    found = _changed_approaches(plain)
+    if reading.values:
+        first_seen: dict[Ratio, int] = {}
+        for value, start in zip(reading.values, reading.starts, strict=True):
+            first_seen.setdefault(value, start)
+        found += _changed_values(reading.claims)
+        found += _taken_back(plain, reading, first_seen)
+        found += _replaced(plain, reading, first_seen)
     return _merged(found)
 
 
@@ -149,73 +189,66 @@ def _exchanged_operations(claims: Sequence[Claim]) -> list[Revision]:
     return found
 
 
-_Numbers = Sequence[tuple[Token, Fraction]]
-
-
-def _taken_back(text: str, claims: Sequence[Claim], numbers: _Numbers) -> list[Revision]:
+def _taken_back(text: str, reading: Reading, first_seen: Mapping[Ratio, int]) -> list[Revision]:
     """Words of doubt that another value follows before anything is confirmed."""
-    first_seen: dict[Fraction, int] = {}
-    for token, value in numbers:
-        first_seen.setdefault(value, token.start)
-    starts = [claim.start for claim in claims]
-    any_number = [token.start for token, _ in numbers]
+    # What stands before the first number takes nothing back.
+    doubts = [match.span() for match in _DOUBT.finditer(text) if match.start() > reading.starts[0]]
+    retractions = [match.span() for match in _RETRACTION.finditer(text) if match.start() > reading.starts[0]]
+    if not doubts and not retractions:
+        return []
+    claims, starts = reading.claims, [claim.start for claim in reading.claims]
     confirmed = [match.start() for match in _CONFIRMS.finditer(text)]
     found: list[Revision] = []
-    doubts = [(match, False) for match in _DOUBT.finditer(text)]
-    doubts += [(match, True) for match in _RETRACTION.finditer(text)]
-    for doubt, retracts in doubts:
-        if bisect_left(any_number, doubt.start()) == 0:
-            continue  # nothing was stated before that could be taken back
-        end = doubt.end() + REACH
-        place = bisect_left(confirmed, doubt.end())
+    for (begin, behind), retracts in [*((span, False) for span in doubts), *((span, True) for span in retractions)]:
+        end = behind + REACH
+        place = bisect_left(confirmed, behind)
         if place < len(confirmed):
             end = min(end, confirmed[place])
-        number = bisect_left(starts, doubt.start())
-        while number < len(claims) and claims[number].start < end:
-            if first_seen.get(claims[number].value, -1) >= doubt.start():
-                found.append(Revision("correction", doubt.start(), claims[number].end))
+        number = bisect_left(starts, begin)
+        while number < len(claims) and starts[number] < end:
+            if first_seen.get(claims[number].value.as_integer_ratio(), -1) >= begin:
+                found.append(Revision("correction", begin, claims[number].end))
                 break
             number += 1
         else:
             # `sorry, 44` and `I mean 4 miles` give the bare number.
-            reach = end if retracts else min(end, doubt.end() + 12)
-            at = bisect_left(any_number, doubt.end())
-            while at < len(numbers) and any_number[at] < reach:
-                if first_seen[numbers[at][1]] >= doubt.start():
-                    found.append(Revision("correction", doubt.start(), numbers[at][0].end))
+            reach = end if retracts else min(end, behind + 12)
+            at = bisect_left(reading.starts, behind)
+            while at < len(reading.starts) and reading.starts[at] < reach:
+                if first_seen[reading.values[at]] >= begin:
+                    found.append(Revision("correction", begin, reading.ends[at]))
                     break
                 at += 1
     return found
 
 
-def _replaced(text: str, numbers: _Numbers) -> list[Revision]:
+def _replaced(text: str, reading: Reading, first_seen: Mapping[Ratio, int]) -> list[Revision]:
     """`100 pages, not 140` and `use 11 instead of 15`, where the number that is refused stood before."""
-    starts = [token.start for token, _ in numbers]
-    first_seen: dict[Fraction, int] = {}
-    for token, value in numbers:
-        first_seen.setdefault(value, token.start)
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     found: list[Revision] = []
+    ends: list[int] = []
     for match in _REPLACED.finditer(text):
-        at = bisect_left(starts, match.end())
-        if at >= len(numbers) or starts[at] != match.end():
+        at = bisect_left(reading.starts, match.end())
+        if at >= len(reading.starts) or reading.starts[at] != match.end():
             continue
-        place = bisect_right(ends, match.start())
-        sentence = ends[place - 1] if place else 0
-        if first_seen[numbers[at][1]] < sentence:
-            found.append(Revision("correction", max(sentence, match.start() - REACH), numbers[at][0].end))
+        ends = ends or [0, *(end.end() for end in _SENTENCE_END.finditer(text))]
+        sentence = ends[bisect_right(ends, match.start()) - 1]
+        if first_seen[reading.values[at]] < sentence:
+            found.append(Revision("correction", max(sentence, match.start() - REACH), reading.ends[at]))
     found += [Revision("correction", match.start(), match.end()) for match in _NOT_BUT.finditer(text)]
     for match in _INSTEAD.finditer(text):
-        if starts and starts[0] < match.start():
+        if reading.starts[0] < match.start():
             found.append(Revision("correction", match.start(), match.end()))
     return found
 
 
-def _changed_approaches(text: str, numbers: _Numbers) -> list[Revision]:
+def _changed_approaches(text: str) -> list[Revision]:
     """Sentences that plan something else than before, and not in order to check."""
+    matches = list(_APPROACH.finditer(text))
+    if not matches:
+        return []
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     found: list[Revision] = []
-    for match in _APPROACH.finditer(text):
+    for match in matches:
         place = bisect_right(ends, match.start())
         begin, end = ends[place - 1] if place else 0, ends[place] if place < len(ends) else len(text)
         # A page without a sentence's end must not be read anew for each of its words.
