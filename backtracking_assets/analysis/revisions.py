@@ -21,34 +21,68 @@ REACH = 260
 CONSEQUENCE = 300
 """Characters behind a revision within which another value of a named quantity is its consequence."""
 
+
+def _starting(*words: str, behind: str = r"\w", besides: tuple[str, ...] = ()) -> str:
+    """A pattern of words where they begin, each by its first letter, which is what a search can skip to.
+
+    ``behind`` is what may not stand right before; ``besides`` are words that may not stand there either.
+    """
+    alternatives: list[str] = []
+    for letter in dict.fromkeys(word[0] for word in words):
+        rest = "|".join(word[1:] for word in words if word[0] == letter)
+        refused = "".join(rf"(?<!\b{word} {letter})" for word in besides)
+        alternatives.append(f"{letter}(?<!{behind}{letter}){refused}(?:{rest})")
+    return f"(?:{'|'.join(alternatives)})"
+
+
+# These are searched in lower case; a pattern that ignores case cannot be skipped through.
 _DOUBT = re.compile(
-    r"(?<!\bis )(?<!\bwas )\b(?:that|this|it|something|which)"
-    r"(?:['’]s|\s{1,9}is|\s{1,9}was|\s{1,9}would\s{1,9}be)?\s{1,9}"
-    r"(?:not\s{1,9}(?:quite\s{1,9})?(?:right|correct)|wrong|incorrect|off|(?:way\s{1,9})?too\s{1,9}(?:much|many|few|small|large|big))\b"
-    r"|\b(?:that|this|it)\s{1,9}(?:isn['’]t\s{1,9}(?:right|correct)|(?:can['’]t|cannot)\s{1,9}be(?:\s{1,9}right)?|does(?:n['’]t|\s{1,9}not)\s{1,9}"
-    r"(?:make\s{1,9}sense|look\s{1,9}right|add\s{1,9}up))\b"
-    r"|\bsomething['’]s\s{1,9}(?:off|wrong)\b"
-    r"|(?:^|[.!…\n—,]\s{0,9})no\s{0,9}[,.]"
-    r"|\b(?:i\s{1,9}mean|swap\s{1,9}that)\b"
-    r"|\bi\s{1,9}(?:multiplied|added|subtracted|divided|used|counted|took)\b[^.\n]{0,40}\b(?:where|but|only|wrong|twice)\b"
-    r"|\b(?:it|that|this|which|answer|total)\s{1,9}should\s{1,9}(?:be|have\s{1,9}been)\b(?!\s{1,9}(?:about|around|roughly|close))"
-    r"|(?:[.!?\n]\s{0,9})(?:rather|sorry)\b|,\s{0,9}sorry\b"
-    r"|\bthe\s{1,9}other\s{1,9}way\s{1,9}around\b|\blet\s{1,9}me\s{1,9}re-?read\b",
-    re.IGNORECASE,
+    _starting("that", "this", "it", "something", "which", besides=("is", "was"))
+    + r"(?:['’]s|\s{1,9}is|\s{1,9}was|\s{1,9}would\s{1,9}be)?\s{1,9}"
+    r"(?:not\s{1,9}(?:quite\s{1,9})?(?:right|correct)|wrong|incorrect|off|(?:way\s{1,9})?too\s{1,9}(?:much|many|few|small|large|big))\b|"
+    + _starting("that", "this", "it")
+    + r"\s{1,9}(?:isn['’]t\s{1,9}(?:right|correct)|(?:can['’]t|cannot)\s{1,9}be(?:\s{1,9}right)?|"
+    r"does(?:n['’]t|\s{1,9}not)\s{1,9}"
+    r"(?:make\s{1,9}sense|look\s{1,9}right|add\s{1,9}up))\b|"
+    + _starting(r"something['’]s\s{1,9}(?:off|wrong)\b")
+    + r"|[.!…\n—,]\s{0,9}no\s{0,9}[,.]|"
+    + _starting(r"no\s{0,9}[,.]", behind=r"[\s\S]")
+    + "|"
+    + _starting(r"i\s{1,9}mean\b", r"swap\s{1,9}that\b")
+    + "|"
+    + _starting(
+        r"i\s{1,9}(?:multiplied|added|subtracted|divided|used|counted|took)\b[^.\n]{0,40}\b(?:where|but|only|wrong|twice)\b"
+    )
+    + "|"
+    + _starting("it", "that", "this", "which", "answer", "total")
+    + r"\s{1,9}should\s{1,9}(?:be|have\s{1,9}been)\b(?!\s{1,9}(?:about|around|roughly|close))"
+    r"|(?:[.!?\n]\s{0,9})(?:rather|sorry)\b|,\s{0,9}sorry\b|"
+    + _starting(r"the\s{1,9}other\s{1,9}way\s{1,9}around\b", r"let\s{1,9}me\s{1,9}re-?read\b")
 )
 """Takes an earlier value back if a statement with another value follows."""
 _RETRACTION = re.compile(
-    r"\b(?:oops|scratch\s{1,9}that|correction|my\s{1,9}bad|on\s{1,9}second\s{1,9}thought)\b"
-    r"|\bi\s{1,9}(?:misread|miscounted|miscalculated|forgot|missed|overlooked|misunderstood|mixed\s{1,9}up|messed\s{1,9}up)\b",
-    re.IGNORECASE,
+    _starting(
+        r"oops\b",
+        r"scratch\s{1,9}that\b",
+        r"correction\b",
+        r"my\s{1,9}bad\b",
+        r"on\s{1,9}second\s{1,9}thought\b",
+        r"i\s{1,9}(?:misread|miscounted|miscalculated|forgot|missed|overlooked|misunderstood|mixed\s{1,9}up|messed\s{1,9}up)\b",
+    )
 )
 """Takes it back if any other number follows."""
 _APPROACH = re.compile(
-    r"\b(?:(?:better|easier|quicker|simpler|faster)\s{1,9}(?:approach|way|method|idea)\b"
-    r"|(?:different|other|another)\s{1,9}(?:approach|way|method)\b"
-    r"|(?:easier|better|quicker|simpler|faster)\s{1,9}to\b|start\s{1,9}over\b|from\s{1,9}scratch\b"
-    r"|instead\b(?!\s{1,9}of)|scratch\s{1,9}that\b)",
-    re.IGNORECASE,
+    _starting("better", "easier", "quicker", "simpler", "faster")
+    + r"\s{1,9}(?:approach|way|method|idea)\b|"
+    + _starting("different", "other", "another")
+    + r"\s{1,9}(?:approach|way|method)\b|"
+    + _starting(
+        *(rf"{word}\s{{1,9}}to\b" for word in ("easier", "better", "quicker", "simpler", "faster")),
+        r"start\s{1,9}over\b",
+        r"from\s{1,9}scratch\b",
+        r"instead\b(?!\s{1,9}of)",
+        r"scratch\s{1,9}that\b",
+    )
 )
 _PLANS = re.compile(
     r"\b(?:let['’]s|let\s{1,9}me|let|i['’]ll|i\s{1,9}(?:can|should|could)|we\s{1,9}(?:can|should|could)|easier|better|set\s{1,9}up|try|use)\b",
@@ -56,15 +90,30 @@ _PLANS = re.compile(
 )
 _VERIFIES = re.compile(r"\b(?:verif\w*|check\w*|confirm\w*|double|same|sure)\b", re.IGNORECASE)
 _CONFIRMS = re.compile(
-    r"\b(?:yes|that['’]s\s{1,9}(?:right|correct|fine|it)|(?:is|are|it['’]s)\s{1,9}(?:right|correct|fine)|it\s{1,9}(?:works|matches)"
-    r"|that\s{1,9}(?:works|matches)|checks\s{1,9}out|matches|makes\s{1,9}sense|the\s{1,9}same|stays|no\s{1,9}trick|agree)\b",
-    re.IGNORECASE,
+    _starting(
+        "yes",
+        r"that['’]s\s{1,9}(?:right|correct|fine|it)",
+        r"is\s{1,9}(?:right|correct|fine)",
+        r"are\s{1,9}(?:right|correct|fine)",
+        r"it['’]s\s{1,9}(?:right|correct|fine)",
+        r"it\s{1,9}(?:works|matches)",
+        r"that\s{1,9}(?:works|matches)",
+        r"checks\s{1,9}out",
+        "matches",
+        r"makes\s{1,9}sense",
+        r"the\s{1,9}same",
+        "stays",
+        r"no\s{1,9}trick",
+        "agree",
+    )
+    + r"\b"
 )
-_NOT_BUT = re.compile(r"\bnot\s{1,9}[^.;\n]{0,40}?[0-9][^.;\n]{0,40}?\bbut\s{1,9}[^.;\n0-9]{0,20}[0-9]", re.IGNORECASE)
-_INSTEAD = re.compile(r"[0-9](?:\s{1,9}[^\W\d_]+)?\s{1,9}instead\b(?!\s{1,9}of)", re.IGNORECASE)
+_NOT_BUT = re.compile(r"not(?<!\wnot)\s{1,9}[^.;\n]{0,40}?[0-9][^.;\n]{0,40}?\bbut\s{1,9}[^.;\n0-9]{0,20}[0-9]")
+_INSTEAD = re.compile(r"[0-9](?:\s{1,9}[^\W\d_]+)?\s{1,9}instead\b(?!\s{1,9}of)")
 _REPLACED = re.compile(
-    r"(?:,\s{0,9}(?:and\s{1,9})?not\b|\binstead\s{1,9}of\b|\brather\s{1,9}than\b|\bnot\b)\s{0,9}(?:the\s{1,9}|just\s{1,9}|a\s{1,9})?",
-    re.IGNORECASE,
+    r"(?:,\s{0,9}(?:and\s{1,9})?not\b|"
+    + _starting(r"instead\s{1,9}of\b", r"rather\s{1,9}than\b", r"not\b")
+    + r")\s{0,9}(?:the\s{1,9}|just\s{1,9}|a\s{1,9})?"
 )
 _QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]")
 _QUOTES = re.compile(r"[\"“”]")
@@ -132,6 +181,8 @@ def find_revisions(text: str, reading: Reading | None = None) -> list[Revision]:
     plain = _QUOTED.sub(lambda match: " " * len(match.group()), text) if _QUOTES.search(text) else text
     if reading is None or plain != text:
         reading = read(plain)
+    # `İ` alone has two characters in lower case; positions must stay.
+    plain = plain.replace("İ", "i").lower()
     found = _changed_approaches(plain)
     if reading.values:
         first_seen: dict[Ratio, int] = {}

@@ -277,7 +277,7 @@ def _value(tokens: Tokens, begin: int, end: int) -> tuple[Fraction, int] | None:
     if len(bare) == 2 and bare[0] in ("-", "−"):
         bare, kinds, sign = bare[1:], kinds[1:], -1
     if len(bare) == 1 and kinds == "n" and (number := value_of(bare[0])) is not None:
-        return sign * number, len(bare[0].rstrip("%").partition(".")[2])
+        return number if sign > 0 else -number, len(bare[0].rstrip("%").partition(".")[2])
     if len(bare) == 3 and bare[1] in ("/", "÷") and kinds[0] == kinds[-1] == "n":
         top, bottom = value_of(bare[0]), value_of(bare[2])
         if top is not None and bottom:
