@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from backtracking_assets.analysis.arithmetic_steps import Steps, changed_redos
-from backtracking_assets.analysis.revisions import blinded, find_revisions
-from backtracking_assets.analysis.statements import find_claims, tokens_of
+from backtracking_assets.analysis.revisions import blinded, find_revisions, read
 from backtracking_assets.analysis.triggers import Event
 from backtracking_assets.records import CompletionClass, EventClass
 
@@ -61,7 +60,8 @@ def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_o
     ``cut_off`` then. Takes time linear in the length of the text.
     """
     blind = blinded(text, events)
-    stated = [claim.end for claim in find_claims(tokens_of(blind))] if len(events) > 1 else []
+    reading = read(blind)
+    stated = [claim.end for claim in reading.claims]
     windows: list[int] = []
     for number in reversed(range(len(events))):
         event = events[number]
@@ -75,7 +75,7 @@ def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_o
         windows.append(end)
     quoted = _are_quoted(text, events)
     triggers = [not quote and not is_no_trigger(text, event) for event, quote in zip(events, quoted, strict=True)]
-    return _classify(events, triggers, windows[::-1], find_revisions(blind), len(text), degenerate, cut_off)
+    return _classify(events, triggers, windows[::-1], find_revisions(blind, reading), len(text), degenerate, cut_off)
 
 
 def classify_chain(

@@ -14,6 +14,9 @@ LONGEST_UNIT = 64
 LONG_DIGITS = 100
 """Digits in a row, without separators, that no answer needs."""
 
+_SAMPLED_TOKENS = 2**15
+"""A text of more tokens is read in full for every unit."""
+
 _LONG_DIGITS = re.compile(rf"(?<![0-9])[0-9]{{{LONG_DIGITS}}}")
 
 
@@ -39,13 +42,38 @@ def degeneration_rule(text: str, token_ids: Sequence[int] | npt.NDArray[np.integ
     tokens = np.asarray(token_ids, dtype=np.int64)
     if _repeats(tokens, unit=1, times=2 * repeats):
         return "repeated_token"
-    if any(_repeats(tokens, unit, repeats) for unit in range(2, LONGEST_UNIT + 1)):
+    if any(_repeats(tokens, unit, repeats) for unit in _suspected_units(tokens, repeats)):
         return "repeated_phrase"
     if _repeated_word(repeats).search(text):
         return "repeated_word"
     if _has_repeated_line(text, repeats):
         return "repeated_line"
     return None
+
+
+def _suspected_units(tokens: npt.NDArray[np.int64], repeats: int) -> list[int]:
+    """The units of a phrase that may be repeated: those that a sample of places does not rule out."""
+    if len(tokens) > _SAMPLED_TOKENS:
+        return list(range(2, LONGEST_UNIT + 1))
+    places, units, ends = _sample(repeats)
+    n_within = int(np.searchsorted(ends, len(tokens)))
+    places, units, ends = places[:n_within], units[:n_within], ends[:n_within]
+    return np.unique(units[tokens[places] == tokens[ends]]).tolist()
+
+
+@lru_cache(maxsize=2)
+def _sample(repeats: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Places of tokens, a unit for each, and the place one unit behind, in the order of the latter.
+
+    A run of places as long as `_repeats` asks for holds one of every so many places, so these are all to be looked at.
+    """
+    rows: list[npt.NDArray[np.int64]] = []
+    for unit in range(2, LONGEST_UNIT + 1):
+        places = np.arange(0, _SAMPLED_TOKENS - unit, max((repeats - 1) * unit, 1), dtype=np.int64)
+        rows.append(np.stack([places, np.full_like(places, unit), places + unit]))
+    places, units, ends = np.concatenate(rows, axis=1)
+    order = np.argsort(ends, kind="stable")
+    return places[order], units[order], ends[order]
 
 
 def _repeats(tokens: npt.NDArray[np.int64], unit: int, times: int) -> bool:

@@ -13,7 +13,7 @@ from backtracking_assets.analysis.answers import judge, warm_up
 from backtracking_assets.analysis.arithmetic_steps import read_steps
 from backtracking_assets.analysis.backtracking_classes import classify_chain, classify_text
 from backtracking_assets.analysis.degeneration import degeneration_rule
-from backtracking_assets.analysis.triggers import Event, find_events, onset, token_at
+from backtracking_assets.analysis.triggers import Event, find_events, onset
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
@@ -89,6 +89,7 @@ def _read(
     events = find_events(text, rules)
     strict = [event for event in events if event.kind == "strict"]
     first = onset(events, rules)
+    tokens = _tokens(token_starts, events, problem)
     rule = degeneration_rule(text, token_ids, rules)
     answer = judge(text, problem.answer, rules.answer_marker)
     steps = read_steps(text, rules, problem.question) if rules.steps == "arithmetic_chain" else None
@@ -104,13 +105,14 @@ def _read(
         "n_relaxed": len(events),
         "onset_phrase": first.phrase if first else None,
         "onset_character": first.start if first else None,
-        "onset_token": _token(token_starts, first.start, problem) if first else None,
-        "first_strict_token": _token(token_starts, strict[0].start, problem) if strict else None,
+        "onset_token": tokens[events.index(first)] if first else None,
+        "first_strict_token": tokens[events.index(strict[0])] if strict else None,
         "completion_class": classes.completion,
         "n_genuine": classes.events.count("genuine"),
         "n_filler": classes.events.count("filler"),
         "n_silent": classes.n_silent,
-        **_event_columns(events, token_starts, problem),
+        **_event_columns(events),
+        "event_tokens": tokens,
         "event_classes": list(classes.events),
         "degenerate": rule is not None,
         "degeneration_rule": rule,
@@ -121,25 +123,27 @@ def _read(
     }
 
 
-def _event_columns(events: Sequence[Event], token_starts: npt.NDArray[np.int32], problem: Problem) -> dict[str, Any]:
+def _event_columns(events: Sequence[Event]) -> dict[str, Any]:
     """The columns with one element for each event."""
     return {
         "event_phrases": [event.phrase for event in events],
         "event_kinds": [event.kind for event in events],
         "event_starts": [event.start for event in events],
         "event_ends": [event.end for event in events],
-        "event_tokens": [_token(token_starts, event.start, problem) for event in events],
     }
 
 
-def _token(token_starts: npt.NDArray[np.int32], character: int, problem: Problem) -> int:
-    try:
-        return token_at(token_starts.tolist(), character)
-    except ValueError as error:
+def _tokens(token_starts: npt.NDArray[np.int32], events: Sequence[Event], problem: Problem) -> list[int]:
+    """The token of each event, by the rule of `token_at`, without a Python list of a long text's tokens."""
+    if not events:
+        return []
+    places = np.searchsorted(token_starts, [event.start for event in events], side="right") - 1
+    if places[0] < 0:
         raise BacktrackingError(
-            f"A completion of problem {problem.problem_id!r} has text that no token starts before: {error}; "
-            "its row is damaged, generate the cell anew."
-        ) from error
+            f"A completion of problem {problem.problem_id!r} has text that no token starts before: no token starts at "
+            f"or before character {events[0].start}; its row is damaged, generate the cell anew."
+        )
+    return places.tolist()
 
 
 def _refuse_unknown_problems(completions: pa.Table, problems: Mapping[str, Problem]) -> None:

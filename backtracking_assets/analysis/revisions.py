@@ -8,12 +8,12 @@ what is found cannot depend on them. The rules are plain and miss changes that o
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from backtracking_assets.analysis.statements import Claim, Token, find_claims, tokens_of, value_of
+from backtracking_assets.analysis.statements import Claim, Tokens, find_claims, tokens_of, value_of
 from backtracking_assets.analysis.triggers import Event
 
 REACH = 260
@@ -21,34 +21,68 @@ REACH = 260
 CONSEQUENCE = 300
 """Characters behind a revision within which another value of a named quantity is its consequence."""
 
+
+def _starting(*words: str, behind: str = r"\w", besides: tuple[str, ...] = ()) -> str:
+    """A pattern of words where they begin, each by its first letter, which is what a search can skip to.
+
+    ``behind`` is what may not stand right before; ``besides`` are words that may not stand there either.
+    """
+    alternatives: list[str] = []
+    for letter in dict.fromkeys(word[0] for word in words):
+        rest = "|".join(word[1:] for word in words if word[0] == letter)
+        refused = "".join(rf"(?<!\b{word} {letter})" for word in besides)
+        alternatives.append(f"{letter}(?<!{behind}{letter}){refused}(?:{rest})")
+    return f"(?:{'|'.join(alternatives)})"
+
+
+# These are searched in lower case; a pattern that ignores case cannot be skipped through.
 _DOUBT = re.compile(
-    r"(?<!\bis )(?<!\bwas )\b(?:that|this|it|something|which)"
-    r"(?:['’]s|\s{1,9}is|\s{1,9}was|\s{1,9}would\s{1,9}be)?\s{1,9}"
-    r"(?:not\s{1,9}(?:quite\s{1,9})?(?:right|correct)|wrong|incorrect|off|(?:way\s{1,9})?too\s{1,9}(?:much|many|few|small|large|big))\b"
-    r"|\b(?:that|this|it)\s{1,9}(?:isn['’]t\s{1,9}(?:right|correct)|(?:can['’]t|cannot)\s{1,9}be(?:\s{1,9}right)?|does(?:n['’]t|\s{1,9}not)\s{1,9}"
-    r"(?:make\s{1,9}sense|look\s{1,9}right|add\s{1,9}up))\b"
-    r"|\bsomething['’]s\s{1,9}(?:off|wrong)\b"
-    r"|(?:^|[.!…\n—,]\s{0,9})no\s{0,9}[,.]"
-    r"|\b(?:i\s{1,9}mean|swap\s{1,9}that)\b"
-    r"|\bi\s{1,9}(?:multiplied|added|subtracted|divided|used|counted|took)\b[^.\n]{0,40}\b(?:where|but|only|wrong|twice)\b"
-    r"|\b(?:it|that|this|which|answer|total)\s{1,9}should\s{1,9}(?:be|have\s{1,9}been)\b(?!\s{1,9}(?:about|around|roughly|close))"
-    r"|(?:[.!?\n]\s{0,9})(?:rather|sorry)\b|,\s{0,9}sorry\b"
-    r"|\bthe\s{1,9}other\s{1,9}way\s{1,9}around\b|\blet\s{1,9}me\s{1,9}re-?read\b",
-    re.IGNORECASE,
+    _starting("that", "this", "it", "something", "which", besides=("is", "was"))
+    + r"(?:['’]s|\s{1,9}is|\s{1,9}was|\s{1,9}would\s{1,9}be)?\s{1,9}"
+    r"(?:not\s{1,9}(?:quite\s{1,9})?(?:right|correct)|wrong|incorrect|off|(?:way\s{1,9})?too\s{1,9}(?:much|many|few|small|large|big))\b|"
+    + _starting("that", "this", "it")
+    + r"\s{1,9}(?:isn['’]t\s{1,9}(?:right|correct)|(?:can['’]t|cannot)\s{1,9}be(?:\s{1,9}right)?|"
+    r"does(?:n['’]t|\s{1,9}not)\s{1,9}"
+    r"(?:make\s{1,9}sense|look\s{1,9}right|add\s{1,9}up))\b|"
+    + _starting(r"something['’]s\s{1,9}(?:off|wrong)\b")
+    + r"|[.!…\n—,]\s{0,9}no\s{0,9}[,.]|"
+    + _starting(r"no\s{0,9}[,.]", behind=r"[\s\S]")
+    + "|"
+    + _starting(r"i\s{1,9}mean\b", r"swap\s{1,9}that\b")
+    + "|"
+    + _starting(
+        r"i\s{1,9}(?:multiplied|added|subtracted|divided|used|counted|took)\b[^.\n]{0,40}\b(?:where|but|only|wrong|twice)\b"
+    )
+    + "|"
+    + _starting("it", "that", "this", "which", "answer", "total")
+    + r"\s{1,9}should\s{1,9}(?:be|have\s{1,9}been)\b(?!\s{1,9}(?:about|around|roughly|close))"
+    r"|(?:[.!?\n]\s{0,9})(?:rather|sorry)\b|,\s{0,9}sorry\b|"
+    + _starting(r"the\s{1,9}other\s{1,9}way\s{1,9}around\b", r"let\s{1,9}me\s{1,9}re-?read\b")
 )
 """Takes an earlier value back if a statement with another value follows."""
 _RETRACTION = re.compile(
-    r"\b(?:oops|scratch\s{1,9}that|correction|my\s{1,9}bad|on\s{1,9}second\s{1,9}thought)\b"
-    r"|\bi\s{1,9}(?:misread|miscounted|miscalculated|forgot|missed|overlooked|misunderstood|mixed\s{1,9}up|messed\s{1,9}up)\b",
-    re.IGNORECASE,
+    _starting(
+        r"oops\b",
+        r"scratch\s{1,9}that\b",
+        r"correction\b",
+        r"my\s{1,9}bad\b",
+        r"on\s{1,9}second\s{1,9}thought\b",
+        r"i\s{1,9}(?:misread|miscounted|miscalculated|forgot|missed|overlooked|misunderstood|mixed\s{1,9}up|messed\s{1,9}up)\b",
+    )
 )
 """Takes it back if any other number follows."""
 _APPROACH = re.compile(
-    r"\b(?:(?:better|easier|quicker|simpler|faster)\s{1,9}(?:approach|way|method|idea)\b"
-    r"|(?:different|other|another)\s{1,9}(?:approach|way|method)\b"
-    r"|(?:easier|better|quicker|simpler|faster)\s{1,9}to\b|start\s{1,9}over\b|from\s{1,9}scratch\b"
-    r"|instead\b(?!\s{1,9}of)|scratch\s{1,9}that\b)",
-    re.IGNORECASE,
+    _starting("better", "easier", "quicker", "simpler", "faster")
+    + r"\s{1,9}(?:approach|way|method|idea)\b|"
+    + _starting("different", "other", "another")
+    + r"\s{1,9}(?:approach|way|method)\b|"
+    + _starting(
+        *(rf"{word}\s{{1,9}}to\b" for word in ("easier", "better", "quicker", "simpler", "faster")),
+        r"start\s{1,9}over\b",
+        r"from\s{1,9}scratch\b",
+        r"instead\b(?!\s{1,9}of)",
+        r"scratch\s{1,9}that\b",
+    )
 )
 _PLANS = re.compile(
     r"\b(?:let['’]s|let\s{1,9}me|let|i['’]ll|i\s{1,9}(?:can|should|could)|we\s{1,9}(?:can|should|could)|easier|better|set\s{1,9}up|try|use)\b",
@@ -56,18 +90,39 @@ _PLANS = re.compile(
 )
 _VERIFIES = re.compile(r"\b(?:verif\w*|check\w*|confirm\w*|double|same|sure)\b", re.IGNORECASE)
 _CONFIRMS = re.compile(
-    r"\b(?:yes|that['’]s\s{1,9}(?:right|correct|fine|it)|(?:is|are|it['’]s)\s{1,9}(?:right|correct|fine)|it\s{1,9}(?:works|matches)"
-    r"|that\s{1,9}(?:works|matches)|checks\s{1,9}out|matches|makes\s{1,9}sense|the\s{1,9}same|stays|no\s{1,9}trick|agree)\b",
-    re.IGNORECASE,
+    _starting(
+        "yes",
+        r"that['’]s\s{1,9}(?:right|correct|fine|it)",
+        r"is\s{1,9}(?:right|correct|fine)",
+        r"are\s{1,9}(?:right|correct|fine)",
+        r"it['’]s\s{1,9}(?:right|correct|fine)",
+        r"it\s{1,9}(?:works|matches)",
+        r"that\s{1,9}(?:works|matches)",
+        r"checks\s{1,9}out",
+        "matches",
+        r"makes\s{1,9}sense",
+        r"the\s{1,9}same",
+        "stays",
+        r"no\s{1,9}trick",
+        "agree",
+    )
+    + r"\b"
 )
-_NOT_BUT = re.compile(r"\bnot\s{1,9}[^.;\n]{0,40}?[0-9][^.;\n]{0,40}?\bbut\s{1,9}[^.;\n0-9]{0,20}[0-9]", re.IGNORECASE)
-_INSTEAD = re.compile(r"[0-9](?:\s{1,9}[^\W\d_]+)?\s{1,9}instead\b(?!\s{1,9}of)", re.IGNORECASE)
+_NOT_BUT = re.compile(r"not(?<!\wnot)\s{1,9}[^.;\n]{0,40}?[0-9][^.;\n]{0,40}?\bbut\s{1,9}[^.;\n0-9]{0,20}[0-9]")
+_INSTEAD = re.compile(r"[0-9](?:\s{1,9}[^\W\d_]+)?\s{1,9}instead\b(?!\s{1,9}of)")
 _REPLACED = re.compile(
-    r"(?:,\s{0,9}(?:and\s{1,9})?not\b|\binstead\s{1,9}of\b|\brather\s{1,9}than\b|\bnot\b)\s{0,9}(?:the\s{1,9}|just\s{1,9}|a\s{1,9})?",
-    re.IGNORECASE,
+    r"(?:,\s{0,9}(?:and\s{1,9})?not\b|"
+    + _starting(r"instead\s{1,9}of\b", r"rather\s{1,9}than\b", r"not\b")
+    + r")\s{0,9}(?:the\s{1,9}|just\s{1,9}|a\s{1,9})?"
 )
 _QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]")
+_QUOTES = re.compile(r"[\"“”]")
+_NUMBER_KIND = re.compile("n")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|\n")
+
+
+Ratio = tuple[int, int]
+"""A value as numerator and denominator, whose hash is quicker than a Fraction's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +144,53 @@ def blinded(text: str, events: Sequence[Event]) -> str:
     return "".join([*parts, text[position:]])
 
 
-def find_revisions(text: str) -> list[Revision]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The numbers and the statements of a text."""
+
+    values: list[Ratio]
+    """The numbers in order."""
+    starts: list[int]
+    ends: list[int]
+    claims: list[Claim]
+
+
+def read(text: str) -> Reading:
+    """What a text states; takes time linear in its length."""
+    tokens = tokens_of(text)
+    numbers = [(place, value) for place, value in _numbers(tokens) if value is not None]
+    return Reading(
+        [value.as_integer_ratio() for _, value in numbers],
+        [tokens.starts[place] for place, _ in numbers],
+        [tokens.ends[place] for place, _ in numbers],
+        find_claims(tokens),
+    )
+
+
+def _numbers(tokens: Tokens) -> Iterator[tuple[int, Fraction | None]]:
+    for match in _NUMBER_KIND.finditer(tokens.kinds):
+        yield match.start(), value_of(tokens.texts[match.start()])
+
+
+def find_revisions(text: str, reading: Reading | None = None) -> list[Revision]:
     """The revisions of a text whose triggers are blanked, in the order of their start.
 
-    Takes time linear in the length of the text.
+    ``reading`` is what `read` gives for this text, where the caller has it. Takes time linear in the length of the
+    text.
     """
-    text = _QUOTED.sub(lambda match: " " * len(match.group()), text)
-    tokens = tokens_of(text)
-    claims = find_claims(tokens)
-    numbers = [(token, value) for token in tokens if (value := value_of(token)) is not None]
-    found = [*_changed_values(claims), *_taken_back(text, claims, numbers), *_replaced(text, numbers)]
-    found += _changed_approaches(text, numbers)
+    plain = _QUOTED.sub(lambda match: " " * len(match.group()), text) if _QUOTES.search(text) else text
+    if reading is None or plain != text:
+        reading = read(plain)
+    # `İ` alone has two characters in lower case; positions must stay.
+    plain = plain.replace("İ", "i").lower()
+    found = _changed_approaches(plain)
+    if reading.values:
+        first_seen: dict[Ratio, int] = {}
+        for value, start in zip(reading.values, reading.starts, strict=True):
+            first_seen.setdefault(value, start)
+        found += _changed_values(reading.claims)
+        found += _taken_back(plain, reading, first_seen)
+        found += _replaced(plain, reading, first_seen)
     return _merged(found)
 
 
@@ -149,73 +240,66 @@ def _exchanged_operations(claims: Sequence[Claim]) -> list[Revision]:
     return found
 
 
-_Numbers = Sequence[tuple[Token, Fraction]]
-
-
-def _taken_back(text: str, claims: Sequence[Claim], numbers: _Numbers) -> list[Revision]:
+def _taken_back(text: str, reading: Reading, first_seen: Mapping[Ratio, int]) -> list[Revision]:
     """Words of doubt that another value follows before anything is confirmed."""
-    first_seen: dict[Fraction, int] = {}
-    for token, value in numbers:
-        first_seen.setdefault(value, token.start)
-    starts = [claim.start for claim in claims]
-    any_number = [token.start for token, _ in numbers]
+    # What stands before the first number takes nothing back.
+    doubts = [match.span() for match in _DOUBT.finditer(text) if match.start() > reading.starts[0]]
+    retractions = [match.span() for match in _RETRACTION.finditer(text) if match.start() > reading.starts[0]]
+    if not doubts and not retractions:
+        return []
+    claims, starts = reading.claims, [claim.start for claim in reading.claims]
     confirmed = [match.start() for match in _CONFIRMS.finditer(text)]
     found: list[Revision] = []
-    doubts = [(match, False) for match in _DOUBT.finditer(text)]
-    doubts += [(match, True) for match in _RETRACTION.finditer(text)]
-    for doubt, retracts in doubts:
-        if bisect_left(any_number, doubt.start()) == 0:
-            continue  # nothing was stated before that could be taken back
-        end = doubt.end() + REACH
-        place = bisect_left(confirmed, doubt.end())
+    for (begin, behind), retracts in [*((span, False) for span in doubts), *((span, True) for span in retractions)]:
+        end = behind + REACH
+        place = bisect_left(confirmed, behind)
         if place < len(confirmed):
             end = min(end, confirmed[place])
-        number = bisect_left(starts, doubt.start())
-        while number < len(claims) and claims[number].start < end:
-            if first_seen.get(claims[number].value, -1) >= doubt.start():
-                found.append(Revision("correction", doubt.start(), claims[number].end))
+        number = bisect_left(starts, begin)
+        while number < len(claims) and starts[number] < end:
+            if first_seen.get(claims[number].value.as_integer_ratio(), -1) >= begin:
+                found.append(Revision("correction", begin, claims[number].end))
                 break
             number += 1
         else:
             # `sorry, 44` and `I mean 4 miles` give the bare number.
-            reach = end if retracts else min(end, doubt.end() + 12)
-            at = bisect_left(any_number, doubt.end())
-            while at < len(numbers) and any_number[at] < reach:
-                if first_seen[numbers[at][1]] >= doubt.start():
-                    found.append(Revision("correction", doubt.start(), numbers[at][0].end))
+            reach = end if retracts else min(end, behind + 12)
+            at = bisect_left(reading.starts, behind)
+            while at < len(reading.starts) and reading.starts[at] < reach:
+                if first_seen[reading.values[at]] >= begin:
+                    found.append(Revision("correction", begin, reading.ends[at]))
                     break
                 at += 1
     return found
 
 
-def _replaced(text: str, numbers: _Numbers) -> list[Revision]:
+def _replaced(text: str, reading: Reading, first_seen: Mapping[Ratio, int]) -> list[Revision]:
     """`100 pages, not 140` and `use 11 instead of 15`, where the number that is refused stood before."""
-    starts = [token.start for token, _ in numbers]
-    first_seen: dict[Fraction, int] = {}
-    for token, value in numbers:
-        first_seen.setdefault(value, token.start)
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     found: list[Revision] = []
+    ends: list[int] = []
     for match in _REPLACED.finditer(text):
-        at = bisect_left(starts, match.end())
-        if at >= len(numbers) or starts[at] != match.end():
+        at = bisect_left(reading.starts, match.end())
+        if at >= len(reading.starts) or reading.starts[at] != match.end():
             continue
-        place = bisect_right(ends, match.start())
-        sentence = ends[place - 1] if place else 0
-        if first_seen[numbers[at][1]] < sentence:
-            found.append(Revision("correction", max(sentence, match.start() - REACH), numbers[at][0].end))
+        ends = ends or [0, *(end.end() for end in _SENTENCE_END.finditer(text))]
+        sentence = ends[bisect_right(ends, match.start()) - 1]
+        if first_seen[reading.values[at]] < sentence:
+            found.append(Revision("correction", max(sentence, match.start() - REACH), reading.ends[at]))
     found += [Revision("correction", match.start(), match.end()) for match in _NOT_BUT.finditer(text)]
     for match in _INSTEAD.finditer(text):
-        if starts and starts[0] < match.start():
+        if reading.starts[0] < match.start():
             found.append(Revision("correction", match.start(), match.end()))
     return found
 
 
-def _changed_approaches(text: str, numbers: _Numbers) -> list[Revision]:
+def _changed_approaches(text: str) -> list[Revision]:
     """Sentences that plan something else than before, and not in order to check."""
+    matches = list(_APPROACH.finditer(text))
+    if not matches:
+        return []
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     found: list[Revision] = []
-    for match in _APPROACH.finditer(text):
+    for match in matches:
         place = bisect_right(ends, match.start())
         begin, end = ends[place - 1] if place else 0, ends[place] if place < len(ends) else len(text)
         # A page without a sentence's end must not be read anew for each of its words.

@@ -1,22 +1,35 @@
-"""What a text states: values of expressions and of named quantities, such as `14 × 6 = 84` and `the total is 84`."""
+"""What a text states: values of expressions and of named quantities, such as `14 × 6 = 84` and `the total is 84`.
+
+Kinds of tokens are letters, so that a text's tokens are searched by regular expressions as its characters are: `n` a
+number, `e` a sign of equality, `o` an operator, `(` and `)` any brackets, `[` for those that no value begins with, `:`
+a colon, `s` another end of a sentence, `b` a backslash, `x` other signs; of words `c` a copula, `p` part of an
+expression, `h` a hedge and `w` every other.
+"""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from functools import lru_cache
+from itertools import accumulate
 
-Kind = Literal["number", "equals", "operator", "open", "close", "word", "stop", "other"]
-
-_TOKEN = re.compile(
-    r"(?P<number>\$?[0-9]++(?:,[0-9]{3}(?![0-9]))*+(?:\.[0-9]++)?+%?)"
-    r"|(?P<equals>[=≈])"
-    r"|(?P<operator>\\(?:times|div|cdot)(?![a-z])|[-+*/×÷·^−])"
-    r"|(?P<open>[(\[{])|(?P<close>[)\]}])"
-    r"|(?P<word>[^\W\d_]++(?:['’][^\W\d_]++)?+)"
-    r"|(?P<stop>[.!?;\n…]|:|—)"
-    r"|(?P<other>\S)"
+_SPLIT = re.compile(
+    r"(\$?[0-9]++(?:,[0-9]{3}(?![0-9]))*+(?:\.[0-9]++)?+%?"
+    r"|[^\W\d_]++(?:['’][^\W\d_]++)?+"
+    r"|\\(?:times|div|cdot)(?![a-z])"
+    r"|[\S\n])"
 )
+_NUMBER = re.compile(r"\$?[0-9]")
+_LETTER = re.compile(r"[^\W\d_]")
+_KINDS = {
+    **dict.fromkeys("=≈", "e"),
+    **dict.fromkeys(("\\times", "\\div", "\\cdot", *"-+*/×÷·^−"), "o"),
+    **dict.fromkeys("[{", "["),
+    **dict.fromkeys(")]}", ")"),
+    **dict.fromkeys(".!?;\n…—", "s"),
+    "(": "(",
+    ":": ":",
+    "\\": "b",
+}
 _OPERATORS = {"\\times": "*", "×": "*", "·": "*", "\\cdot": "*", "\\div": "/", "÷": "/", "−": "-"}
 _WORD_OPERATORS = {"times": "*", "plus": "+", "minus": "-", "of": "*", "x": "*"}
 _COPULAS = {"is", "are", "was", "were", "equals", "makes", "gives"}
@@ -42,17 +55,29 @@ _LONGEST_SIDE = 32
 """Tokens of one side of an equation; what is longer is not read."""
 _LONGEST_NAME = 9
 """Tokens of a quantity's name."""
+_REMEMBERED = 50_000
+"""Different tokens whose kinds are remembered."""
+
+_EQUATES = re.compile(r"(?:[ec]|(?<=[^n]):)(?=[hb(]*+[no\[)])")
+"""A sign or word of equality that a value may follow. `Total: 31` and `Final: 54` name one as well; `9:40` does not."""
+_HEDGING = re.compile(r"[hb(]*+")
+_SIDE = re.compile(rf"(?:[no(\[)][no(\[)p]{{0,{_LONGEST_SIDE - 1}}}+)?+")
+_UNIT = re.compile(r"n[wch]o")
+_NOUN = re.compile(r"[wcphn]{0,4}+")
+_NO_BRACKETS = str.maketrans("", "", "([)")
+_JOINS = {"and", "but", "because", "so", "or"}
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """A word, a number or a sign of a text."""
+class Tokens:
+    """The words, numbers and signs of a text in order."""
 
-    kind: Kind
-    text: str
-    """Lower case."""
-    start: int
-    end: int
+    texts: list[str]
+    """Without case, numerals for words of numbers."""
+    kinds: str
+    """A letter for each, see above."""
+    starts: list[int]
+    ends: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,204 +93,198 @@ class Claim:
     end: int
 
 
-def tokens_of(text: str) -> list[Token]:
-    """The tokens of a text in order; takes time linear in its length."""
-    found: list[Token] = []
-    for match in _TOKEN.finditer(text):
-        kind, word = match.lastgroup, match.group().casefold()
-        assert kind is not None
-        if kind == "word" and word in _NUMBER_WORDS:
-            kind, word = "number", _NUMBER_WORDS[word]
-        elif kind == "word" and word in _FRACTION_WORDS:
-            kind, word = "number", _FRACTION_WORDS[word]
-        found.append(Token(kind, word, match.start(), match.end()))  # pyright: ignore[reportArgumentType]
-    return found
+class _Vocabulary(dict[str, tuple[str, str]]):
+    """What is known of a token's characters: its text and kind. Bounded, so that no text stays in memory."""
+
+    def __missing__(self, word: str) -> tuple[str, str]:
+        read = _read_word(word)
+        if len(word) <= _LONGEST_NUMBER and len(self) < _REMEMBERED:
+            self[word] = read
+        return read
 
 
-def value_of(token: Token) -> Fraction | None:
-    """The number that a token is; None for another token and for a number that no passage needs."""
-    if token.kind != "number" or len(token.text) > _LONGEST_NUMBER:
-        return None
-    return Fraction(token.text.strip("$%").replace(",", ""))
+_VOCABULARY = _Vocabulary()
 
 
-def find_claims(tokens: Sequence[Token]) -> list[Claim]:
+def _read_word(word: str) -> tuple[str, str]:
+    text = word.casefold()
+    if _NUMBER.match(word):
+        return text, "n"
+    if not _LETTER.match(word):
+        return text, _KINDS.get(word, "x")
+    if text in _NUMBER_WORDS:
+        return _NUMBER_WORDS[text], "n"
+    if text in _FRACTION_WORDS:
+        return _FRACTION_WORDS[text], "n"
+    if text in _WORD_OPERATORS or text in ("divided", "by", "over"):
+        return text, "p"
+    return text, "c" if text in _COPULAS else "h" if text in _HEDGES else "w"
+
+
+def tokens_of(text: str) -> Tokens:
+    """The tokens of a text; takes time linear in its length."""
+    parts = _SPLIT.split(text)
+    places = list(accumulate(map(len, parts)))
+    if len(parts) == 1:
+        return Tokens([], "", [], [])
+    texts, kinds = zip(*map(_VOCABULARY.__getitem__, parts[1::2]), strict=True)
+    return Tokens(list(texts), "".join(kinds), places[0:-1:2], places[1::2])
+
+
+@lru_cache(maxsize=4096)
+def _value_of(text: str) -> Fraction:
+    return Fraction(text.strip("$%").replace(",", ""))
+
+
+def value_of(text: str) -> Fraction | None:
+    """The value of a number's text; None for one that is longer than any passage needs."""
+    return _value_of(text) if len(text) <= _LONGEST_NUMBER else None
+
+
+def find_claims(tokens: Tokens) -> list[Claim]:
     """What the tokens state, in the order of the text; several subjects of one chain `a = b = 5` share its value."""
     claims: list[Claim] = []
-    index = 0
-    while index < len(tokens):
-        if not _equates(tokens, index):
-            index += 1
-            continue
-        index = _read_chain(tokens, index, claims)
+    sign = _EQUATES.search(tokens.kinds)
+    while sign:
+        sign = _EQUATES.search(tokens.kinds, _read_chain(tokens, sign.start(), claims))
     return claims
 
 
-def _equates(tokens: Sequence[Token], index: int) -> bool:
-    token = tokens[index]
-    if token.kind == "equals" or (token.kind == "word" and token.text in _COPULAS):
-        return True
-    # `Total: 31` and `Final: 54` name a value as well; `9:40` does not.
-    return token.text == ":" and 0 < index < len(tokens) - 1 and tokens[index - 1].kind != "number"
-
-
-def _read_chain(tokens: Sequence[Token], first: int, claims: list[Claim]) -> int:
+def _read_chain(tokens: Tokens, first: int, claims: list[Claim]) -> int:
     """Read `left = … = value` around its first sign of equality; the index behind it."""
-    begin = _left_expression(tokens, first)
-    subjects: list[tuple[tuple[str, ...], bool, int]] = []
-    expression = _expression(tokens[begin:first])
-    if expression is not None:
-        subjects.append((expression, True, tokens[begin].start))
-    if expression is None or tokens[first].kind == "word":
-        begin = first
-    name, name_start = _name(tokens, begin, first)
-    if name is not None:
-        subjects.append((name, False, name_start))
-    index, side_end = first, first
+    kinds = tokens.kinds
+    further: list[tuple[tuple[str, ...], bool, int]] = []
+    index = first
     while True:
-        side = index + 1
-        while side < len(tokens) and tokens[side].text in _HEDGES | {"\\", "("}:
-            side += 1
-        side_end = _right_expression(tokens, side)
-        if side_end < len(tokens) and side_end > side and _continues(tokens, side_end):
-            further = _expression(tokens[side:side_end])
-            if further is not None:
-                subjects.append((further, True, tokens[side].start))
+        side = _end(_HEDGING, kinds, index + 1)
+        side_end = _right_expression(kinds, side)
+        if side < side_end < len(kinds) and _continues(tokens, side_end):
+            expression = _expression(tokens, side, side_end)
+            if expression is not None:
+                further.append((expression, True, tokens.starts[side]))
             index = side_end
             continue
         break
-    value = _value(tokens[side:side_end])
+    value = _value(tokens, side, side_end)
     if value is None:
-        return first + 1 if side_end <= first + 1 else max(index + 1, first + 1)
+        return index + 1
+    begin = _left_expression(kinds, first)
+    subjects: list[tuple[tuple[str, ...], bool, int]] = []
+    expression = _expression(tokens, begin, first)
+    if expression is not None:
+        subjects.append((expression, True, tokens.starts[begin]))
+    name, name_start = _name(tokens, first if expression is None or kinds[first] == "c" else begin, first)
+    if name is not None:
+        subjects.append((name, False, name_start))
+    subjects += further
     number, decimals = value
     noun = _noun_behind(tokens, side_end)
     for subject, is_expression, start in subjects:
         named = subject
         if not is_expression and (subject[:1] == ("there",) or (not subject and noun[-2:] == ("in", "all"))):
             named = ("there", *noun)
-        claims.append(Claim(named, is_expression, number, decimals, start, tokens[side_end - 1].end))
+        claims.append(Claim(named, is_expression, number, decimals, start, tokens.ends[side_end - 1]))
     if not subjects:
-        claims.append(Claim((), False, number, decimals, tokens[first].start, tokens[side_end - 1].end))
+        claims.append(Claim((), False, number, decimals, tokens.starts[first], tokens.ends[side_end - 1]))
     return max(side_end, first + 1)
 
 
-def _continues(tokens: Sequence[Token], index: int) -> bool:
-    return tokens[index].kind == "equals" or (
-        tokens[index].kind == "word" and tokens[index].text in {"is", "equals", "makes", "gives"}
-    )
+def _end(pattern: re.Pattern[str], kinds: str, index: int) -> int:
+    match = pattern.match(kinds, index)
+    return match.end() if match else index
 
 
-def _is_part(token: Token) -> bool:
-    return token.kind in ("number", "operator", "open", "close") or (
-        token.kind == "word" and (token.text in _WORD_OPERATORS or token.text in ("divided", "by", "over"))
-    )
+def _continues(tokens: Tokens, index: int) -> bool:
+    return tokens.kinds[index] == "e" or tokens.texts[index] in ("is", "equals", "makes", "gives")
 
 
-def _left_expression(tokens: Sequence[Token], end: int) -> int:
+def _left_expression(kinds: str, end: int) -> int:
     """Where the expression that ends before a token begins; `end` where there is none."""
     begin = end
     while begin > 0 and end - begin < _LONGEST_SIDE:
-        token = tokens[begin - 1]
-        if not _is_part(token) and not _is_unit(tokens, begin - 1, end):
+        # A unit may stand between a number and an operator, as in `5 shirts × 4 ties`.
+        if kinds[begin - 1] not in "no([)p" and not (begin < end and _UNIT.match(kinds, max(begin - 2, 0))):
             break
         begin -= 1
-    while begin < end and tokens[begin].kind not in ("number", "open"):
+    while begin < end and kinds[begin] not in "n([":
         begin += 1
     return begin
 
 
-def _is_unit(tokens: Sequence[Token], index: int, end: int) -> bool:
-    """Whether a word stands between a number and an operator, as in `5 shirts × 4 ties`."""
-    return (
-        tokens[index].kind == "word"
-        and index > 0
-        and tokens[index - 1].kind == "number"
-        and index + 1 < end
-        and tokens[index + 1].kind == "operator"
-    )
-
-
-def _right_expression(tokens: Sequence[Token], begin: int) -> int:
+def _right_expression(kinds: str, begin: int) -> int:
     """Behind the expression that begins at a token; a sign of a sentence's end closes it."""
-    end = begin
-    while end < len(tokens) and end - begin < _LONGEST_SIDE:
-        token = tokens[end]
-        if not _is_part(token) or (token.kind == "word" and end == begin):
-            break
-        end += 1
-    while end > begin and tokens[end - 1].kind != "number" and tokens[end - 1].kind != "close":
-        end -= 1
-    if end > begin and tokens[end - 1].kind == "close" and not any(t.kind == "open" for t in tokens[begin:end]):
-        end -= 1
-    return end
+    run = kinds[begin : _end(_SIDE, kinds, begin)].rstrip("op([")
+    if run.endswith(")") and "(" not in run and "[" not in run:
+        run = run[:-1]
+    return begin + len(run)
 
 
-def _expression(side: Sequence[Token]) -> tuple[str, ...] | None:
+def _expression(tokens: Tokens, begin: int, end: int) -> tuple[str, ...] | None:
     """An arithmetic expression in a form of its own; None where it has no operator between two numbers."""
+    kinds = tokens.kinds[begin:end]
+    if kinds.count("n") < 2 or not ("o" in kinds or "p" in kinds):
+        return None
     parts: list[str] = []
-    for token in side:
-        if token.kind == "number":
-            parts.append(token.text.strip("$").replace(",", ""))
-        elif token.kind == "operator":
-            parts.append(_OPERATORS.get(token.text, token.text))
-        elif token.kind in ("open", "close"):
-            parts.append("(" if token.kind == "open" else ")")
-        elif token.text in _WORD_OPERATORS:
-            parts.append(_WORD_OPERATORS[token.text])
-        elif token.text in ("divided", "over"):
+    for kind, text in zip(kinds, tokens.texts[begin:end], strict=True):
+        if kind == "n":
+            parts.append(text.strip("$").replace(",", ""))
+        elif kind == "o":
+            parts.append(_OPERATORS.get(text, text))
+        elif kind in "([)":
+            parts.append(")" if kind == ")" else "(")
+        elif text in _WORD_OPERATORS:
+            parts.append(_WORD_OPERATORS[text])
+        elif text in ("divided", "over"):
             parts.append("/")
     signs = {part for part in parts if part in ("+", "-", "*", "/", "^")}
-    n_numbers = sum(part[0].isdigit() for part in parts)
-    if not signs or n_numbers < 2:
+    if not signs:
         return None
     if signs <= {"+"} or signs <= {"*"}:
         return (min(signs), *sorted(part for part in parts if part[0].isdigit()))
     return tuple(parts)
 
 
-def _name(tokens: Sequence[Token], end: int, sign: int) -> tuple[tuple[str, ...] | None, int]:
+def _name(tokens: Tokens, end: int, sign: int) -> tuple[tuple[str, ...] | None, int]:
     """The name of the quantity before a token and where it starts; an empty one for a pronoun, None for no name."""
     begin = end
     while begin > 0 and end - begin < _LONGEST_NAME:
-        token = tokens[begin - 1]
-        if token.kind not in ("word", "number") or token.text in ("and", "but", "because", "so", "or"):
+        if tokens.kinds[begin - 1] not in "wcphn" or tokens.texts[begin - 1] in _JOINS:
             break
         begin -= 1
-    words = [token.text for token in tokens[begin:end]]
-    if any(word in _SUPPOSED for word in words[:2]) or (sign + 2 < len(tokens) and _supposes(tokens, sign)):
+    words = tokens.texts[begin:end]
+    if any(word in _SUPPOSED for word in words[:2]) or _supposes(tokens, sign):
         return None, 0
-    if words and len(words[-1]) == 1 and words[-1] != "a" and words[-1].isalpha() and tokens[sign].kind == "equals":
-        return (words[-1],), tokens[end - 1].start
+    if words and len(words[-1]) == 1 and words[-1] != "a" and words[-1].isalpha() and tokens.kinds[sign] == "e":
+        return (words[-1],), tokens.starts[end - 1]
     kept = tuple(word for word in words if word not in _FILLING)
-    start = tokens[begin].start if begin < end else tokens[sign].start
+    start = tokens.starts[begin if begin < end else sign]
     if not kept or kept[-1] in _PRONOUNS or (len(kept) == 1 and kept[0][0].isdigit()):
         return (), start
     return _ALIASES.get(kept, kept), start
 
 
-def _supposes(tokens: Sequence[Token], sign: int) -> bool:
+def _supposes(tokens: Tokens, sign: int) -> bool:
     """Whether `x = 1 gives …` tries a value out."""
-    return tokens[sign].kind == "equals" and tokens[sign + 2].text in ("gives", "for", "would")
+    return tokens.kinds[sign] == "e" and tokens.texts[sign + 2 : sign + 3] in (["gives"], ["for"], ["would"])
 
 
-def _value(side: Sequence[Token]) -> tuple[Fraction, int] | None:
+def _value(tokens: Tokens, begin: int, end: int) -> tuple[Fraction, int] | None:
     """The number that a side is, a fraction of two whole numbers included, and its decimals."""
-    bare = [token for token in side if token.kind not in ("open", "close")]
+    kinds = tokens.kinds[begin:end]
+    bare = [text for kind, text in zip(kinds, tokens.texts[begin:end], strict=True) if kind not in "([)"]
+    kinds = kinds.translate(_NO_BRACKETS)
     sign = 1
-    if len(bare) == 2 and bare[0].text in ("-", "−"):
-        bare, sign = bare[1:], -1
-    if len(bare) == 1 and (number := value_of(bare[0])) is not None:
-        return sign * number, len(bare[0].text.rstrip("%").partition(".")[2])
-    if len(bare) == 3 and bare[1].text in ("/", "÷"):
+    if len(bare) == 2 and bare[0] in ("-", "−"):
+        bare, kinds, sign = bare[1:], kinds[1:], -1
+    if len(bare) == 1 and kinds == "n" and (number := value_of(bare[0])) is not None:
+        return number if sign > 0 else -number, len(bare[0].rstrip("%").partition(".")[2])
+    if len(bare) == 3 and bare[1] in ("/", "÷") and kinds[0] == kinds[-1] == "n":
         top, bottom = value_of(bare[0]), value_of(bare[2])
         if top is not None and bottom:
             return top / bottom, 0
     return None
 
 
-def _noun_behind(tokens: Sequence[Token], index: int) -> tuple[str, ...]:
+def _noun_behind(tokens: Tokens, index: int) -> tuple[str, ...]:
     """The words behind a value, up to four: what there are so many of."""
-    end = index
-    while end < len(tokens) and end - index < 4 and tokens[end].kind in ("word", "number"):
-        end += 1
-    return tuple(token.text for token in tokens[index:end])
+    return tuple(tokens.texts[index : _end(_NOUN, tokens.kinds, index)])
