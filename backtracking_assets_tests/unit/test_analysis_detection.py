@@ -150,7 +150,8 @@ def test_the_passages_in_any_number_and_a_text_of_triggers_are_read_in_time() ->
     passages = "\n".join(passage.text for passage in read_passages() if passage.passage_class != "degenerate")
     texts = [passages[begin : begin + 2000] for begin in range(0, 20_000, 100)]
     rules = Detection(strict=RULES.strict, relaxed=RULES.relaxed)
-    short = completions_table(completion_row("p", n, re.findall(r"\w+|\W", text)) for n, text in enumerate(texts))
+    words = [re.findall(r"\w+|\W", text) for text in texts]
+    short = completions_table(completion_row("p", n, w, token_ids=[*range(len(w))]) for n, w in enumerate(words))
     long = completions_table([completion_row("p", 0, ["Wait", ", so\n"] * 50_000)])
     with bounded(5):
         assert "genuine" in detect(short, PROBLEMS, rules, run_id="run").column("completion_class").to_pylist()
