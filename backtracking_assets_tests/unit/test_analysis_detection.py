@@ -146,7 +146,7 @@ def test_the_digest_follows_the_rules() -> None:
 
 
 def test_the_passages_in_any_number_and_a_text_of_triggers_are_read_in_time() -> None:
-    """0.5 and 1.5 seconds on one core; a list of all tokens for every event would take minutes."""
+    """A second in all on one core; a list of all tokens for every event would take minutes."""
     passages = "\n".join(passage.text for passage in read_passages() if passage.passage_class != "degenerate")
     texts = [passages[begin : begin + 2000] for begin in range(0, 20_000, 100)]
     rules = Detection(strict=RULES.strict, relaxed=RULES.relaxed)
