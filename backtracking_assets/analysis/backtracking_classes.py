@@ -20,7 +20,7 @@ WINDOW = 420
 _CONTEXT = 120
 """Characters on either side of an event that tell whether it belongs to the story."""
 
-_QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]|(?<!\w)['‘][^'‘’\n]{1,200}['’](?!\w)")
+_QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]|['‘](?<!\w['‘])[^'‘’\n]{1,200}['’](?!\w)")
 _LEADS_IN = {"but", "oh", "no", "so", "hmm", "hm", "ok", "okay", "ah", "uh", "um", "well", "yes", "and", "or", "then"}
 _BEFORE = re.compile(r"([^\W\d_]+)[ \t]+$")
 _VERB_BEHIND = re.compile(

@@ -1,9 +1,12 @@
+import re
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backtracking_assets.analysis.detection import STEP_COLUMNS, detect, rules_digest
+from backtracking_assets.analysis.golden_set import read_passages
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
@@ -14,6 +17,7 @@ from backtracking_assets_tests.unit.analysis_samples import (
     sample_completions,
     sample_problems,
 )
+from backtracking_assets_tests.unit.bounds import bounded
 
 PROBLEMS = {"p": Problem("p", "69 + 5 - 4", "70")}
 CHAIN = ["69", " + 5", " = ", "84", "\n", "Wait", ", ", "69", " + 5", " = ", "74", "\n"]
@@ -139,3 +143,18 @@ def test_any_text_gets_a_row(text: str, start: str) -> None:
 def test_the_digest_follows_the_rules() -> None:
     assert rules_digest(RULES) == rules_digest(Detection.model_validate(RULES.model_dump()))
     assert rules_digest(RULES) != rules_digest(RULES.model_copy(update={"degenerate_repeats": 7}))
+
+
+def test_the_passages_in_any_number_and_a_text_of_triggers_are_read_in_time() -> None:
+    """A second in all on one core; a list of all tokens for every event would take minutes."""
+    passages = "\n".join(passage.text for passage in read_passages() if passage.passage_class != "degenerate")
+    texts = [passages[begin : begin + 2000] for begin in range(0, 20_000, 100)]
+    rules = Detection(strict=RULES.strict, relaxed=RULES.relaxed)
+    words = [re.findall(r"\w+|\W", text) for text in texts]
+    short = completions_table(completion_row("p", n, w, token_ids=[*range(len(w))]) for n, w in enumerate(words))
+    long = completions_table([completion_row("p", 0, ["Wait", ", so\n"] * 50_000)])
+    with bounded(5):
+        assert "genuine" in detect(short, PROBLEMS, rules, run_id="run").column("completion_class").to_pylist()
+    with bounded(10):
+        found = detect(long, PROBLEMS, rules, run_id="run")
+    assert found.column("event_tokens")[0].as_py() == list(range(0, 100_000, 2))
