@@ -20,8 +20,9 @@ from backtracking_assets.layer_subsets import DerivedSubset
 from backtracking_assets.records import COMPLETIONS, Cell, Subject
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
-from backtracking_assets.storage.commits import commit_condition, link_cell, write_layer_subset, write_problem_set
+from backtracking_assets.storage.commits import commit_condition, link_cell
 from backtracking_assets.storage.database import DEFAULT_WAIT
+from backtracking_assets.storage.input_commits import write_layer_subset, write_problem_set
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import generation_lock

@@ -7,8 +7,9 @@ from backtracking_assets.analysis.continuation_summaries import summarize
 from backtracking_assets.errors import StorageError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.storage import queries
-from backtracking_assets.storage.commits import link_cell, write_detections, write_problem_set
+from backtracking_assets.storage.commits import link_cell, write_detections
 from backtracking_assets.storage.continuation_commits import write_continuation
+from backtracking_assets.storage.input_commits import write_problem_set
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets_tests.unit.continuation_samples import positions_of, samples_of
 from backtracking_assets_tests.unit.storage_samples import (

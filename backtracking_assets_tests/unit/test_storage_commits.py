@@ -19,11 +19,10 @@ from backtracking_assets.storage.commits import (
     write_checks,
     write_comparisons,
     write_detections,
-    write_layer_subset,
     write_metrics,
-    write_problem_set,
 )
 from backtracking_assets.storage.database import reading
+from backtracking_assets.storage.input_commits import write_layer_subset, write_problem_set
 from backtracking_assets.storage.journal import clear_journal, finish_chunk
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.parquet import DamagedFileError

@@ -8,15 +8,9 @@ import pytest
 
 from backtracking_assets.conditions import Composition
 from backtracking_assets.records import Cell
-from backtracking_assets.storage.commits import (
-    link_cell,
-    write_comparisons,
-    write_detections,
-    write_layer_subset,
-    write_metrics,
-    write_problem_set,
-)
+from backtracking_assets.storage.commits import link_cell, write_comparisons, write_detections, write_metrics
 from backtracking_assets.storage.database import reading
+from backtracking_assets.storage.input_commits import write_layer_subset, write_problem_set
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.tables import TABLES
 from backtracking_assets_tests.unit.storage_samples import (

@@ -16,8 +16,8 @@ from backtracking_assets.storage.commits import (
     write_checks,
     write_detections,
     write_metrics,
-    write_problem_set,
 )
+from backtracking_assets.storage.input_commits import write_problem_set
 from backtracking_assets.storage.journal import finish_chunk
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.overview import overview
