@@ -1,21 +1,20 @@
 """The plan's cells against the baseline."""
 
-import pyarrow as pa
-
 from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import current_baseline, current_cells
-from backtracking_assets.assets.sweep_status import family_size
+from backtracking_assets.assets.sweep_status import comparisons_status, family_size
 from backtracking_assets.errors import StorageError
 from backtracking_assets.fault_points import reached
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.storage.commits import write_comparisons
 
 
-def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
-    """Compare every planned cell that is current with the baseline, and store the comparisons.
+def compare_plan(opened: OpenExperiment, run_id: str) -> None:
+    """Have every planned cell that is current compared with the baseline in the store.
 
-    All of them, whichever slice is shown: Holm's correction is over the plan.
+    All of them, whichever slice is shown: Holm's correction is over the plan. What is stored of just these cells stays,
+    so that of the assets that show it only the first computes it.
 
     Raises:
         StorageError: the baseline is not there.
@@ -27,6 +26,8 @@ def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
             f"There is nothing to compare with: no cell at scale {BASELINE_SCALE} is there; "
             "materialize the baseline, any subset at scale 1.0, first."
         )
+    if comparisons_status(opened).state == "current":
+        return
     planned = experiment.planned_cells()
     cells = [cell.rows for cell in current_cells(opened, planned)]
     table = compare_cells(
@@ -40,4 +41,3 @@ def compare_plan(opened: OpenExperiment, run_id: str) -> pa.Table:
     )
     write_comparisons(opened.layout, table)
     reached("comparisons written")
-    return table

@@ -66,6 +66,11 @@ def sweep_status(opened: OpenExperiment) -> SweepStatus:
     return SweepStatus(statuses, shown, version, _page(opened, shown, version), _comparisons(opened, held))
 
 
+def comparisons_status(opened: OpenExperiment) -> ResultStatus:
+    """Whether the stored comparisons are those of the cells as they are. Writes nothing."""
+    return _comparisons(opened, read_overview(opened))
+
+
 def cells_digest(stored: Iterable[StoredCell]) -> str:
     """Digest of the cells that whole-sweep figures are made from."""
     return digest_of_cells({str(cell.cell): cell.metrics_version() for cell in stored})
