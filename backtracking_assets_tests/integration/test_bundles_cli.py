@@ -120,6 +120,7 @@ def made_by(layout: StoreLayout, fingerprint: str) -> set[str]:
     return set(queries.completions(layout, fingerprint)["run_id"].to_pylist())
 
 
+@pytest.mark.slow
 def test_a_database_that_could_not_be_written_is_made_up_for(machines: Machines, there: Study, tmp_path: Path) -> None:
     there.layout.prepare()
     there.layout.database.write_text("no database", encoding="utf-8")
@@ -143,6 +144,7 @@ def test_another_experiment_file_is_named_and_kept(machines: Machines, there: St
     assert (there.layout.pulled / "experiment.yaml").read_bytes() == machines.study.file.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_experiment_that_is_not_known_here_comes_with_its_file(machines: Machines, tmp_path: Path) -> None:
     study = Study(tmp_path / "elsewhere", machines.study.document)
     study.home.mkdir()
@@ -201,6 +203,7 @@ def s3_environment() -> Iterator[dict[str, str]]:
         yield environment
 
 
+@pytest.mark.slow
 def test_s3_is_reached_by_the_environment(
     machines: Machines, there: Study, tmp_path: Path, s3_environment: dict[str, str]
 ) -> None:

@@ -65,7 +65,7 @@ def assert_one_sentence(found: Finished, *parts: str) -> None:
         assert part in last
 
 
-@pytest.mark.parametrize("left", [300_000, 1_200_000])
+@pytest.mark.parametrize("left", [300_000, pytest.param(1_200_000, marks=pytest.mark.slow)])
 def test_a_full_output_disk_loses_nothing(
     study: Study, disk: Path, tmp_path: Path, whole: dict[str, pa.Table], left: int
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_disk_that_fills_up_after_a_chunk_keeps_it(study: Study, disk: Path, m
     assert set(first["problem_id"].to_pylist()) <= set(stored["problem_id"].to_pylist())
 
 
-@pytest.mark.parametrize("left", [0, 800_000])
+@pytest.mark.parametrize("left", [0, pytest.param(800_000, marks=pytest.mark.slow)])
 def test_a_full_disk_under_dagster_loses_nothing(
     study: Study, disk: Path, tmp_path: Path, whole: dict[str, pa.Table], left: int
 ) -> None:

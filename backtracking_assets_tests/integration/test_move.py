@@ -35,6 +35,7 @@ def recorded(study: Study) -> dict[str, set[str]]:
         return {name: instance.get_materialized_partitions(dg.AssetKey(["tiny", name])) for name in CELL_ASSETS}
 
 
+@pytest.mark.slow
 def test_half_a_sweep_here_and_half_there_equals_one_in_place(
     tmp_path: Path, tiny_checkpoint: Path, here: Study
 ) -> None:

@@ -79,6 +79,7 @@ def test_before_anything_is_there_each_job_says_what_to_make_first(
     assert "Not measured yet" in phase1_report_path(opened).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_results_are_stored_and_shown_and_made_anew_only_where_their_inputs_change(
     instance: dg.DagsterInstance, study: Study, experiment: Experiment
 ) -> None:

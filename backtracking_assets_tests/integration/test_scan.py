@@ -202,6 +202,7 @@ def test_run_again_nothing_is_measured_and_nothing_changes(
     assert without_run(stored(study)) == without_run(before)
 
 
+@pytest.mark.slow
 def test_measured_anew_it_gives_the_same_values(
     instance: dg.DagsterInstance,
     study: Study,

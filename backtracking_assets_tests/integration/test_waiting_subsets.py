@@ -129,6 +129,7 @@ def test_each_subset_acts_as_it_says_and_is_stored_so(study: Study):
     assert sum(row["name"] == "identity_at_scale_1" for row in checks) == 4
 
 
+@pytest.mark.slow
 def test_a_selection_that_equals_a_listed_subset_links_its_completions(study: Study):
     select(study, attention=[1, 0])
     assert statuses(study)[PICKED].state == "partial"
