@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from backtracking_assets.models.component_scan import Target, Variant, all_variants, scan_prefix
-from backtracking_assets.models.interventions import component_module, decoder_layers
+from backtracking_assets.models.component_scan import Variant, all_variants, scan_prefix
+from backtracking_assets.models.interventions import Target, component_module, decoder_layers
 from backtracking_assets.models.slot_cache import ATTENTION
 from backtracking_assets.scan_records import MODES
 

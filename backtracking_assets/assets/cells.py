@@ -17,7 +17,7 @@ from backtracking_assets.assets.identity import probe_identity
 from backtracking_assets.assets.measuring import check_completions, measure_cell, read_cell
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import write_cell_report
-from backtracking_assets.assets.progress import Progress, tell
+from backtracking_assets.assets.progress import logged
 from backtracking_assets.assets.pushing import cell_finished
 from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
 from backtracking_assets.assets.tracking import track_cell
@@ -77,12 +77,9 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
     def generations(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
 
-        def report(progress: Progress) -> None:
-            if progress.step == 0:  # an event each second would fill Dagster's log
-                context.log.info(str(progress))
-            tell(progress)
-
-        made = ensure_completions(opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=report)
+        made = ensure_completions(
+            opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=logged(context.log.info)
+        )
         stored = linked_cell(opened, cell)
         outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made), with_model=True)
         fail_on_errors(cell, outcomes)

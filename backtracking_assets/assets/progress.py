@@ -55,3 +55,14 @@ def tell(progress: Progress) -> None:
     """Tell all listeners."""
     for listener in _listeners:
         listener(progress)
+
+
+def logged(log: Callable[[str], None]) -> OnProgress:
+    """Tell all listeners, and log what is reached between two chunks."""
+
+    def report(progress: Progress) -> None:
+        if progress.step == 0:  # an event each second would fill Dagster's log
+            log(str(progress))
+        tell(progress)
+
+    return report

@@ -1,7 +1,8 @@
 """What the store holds of a cell, read together: its row, completions, detections, metrics and checks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,9 +14,11 @@ from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.conditions import Condition, digest
 from backtracking_assets.errors import StorageError
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
+
+_Subject = TypeVar("_Subject", Cell, Variant)
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,19 @@ def checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Cell, tu
     return outcomes_by_cell(row for row in rows if asset in (None, row["asset"]))
 
 
-def outcomes_by_cell(rows: Iterable[dict]) -> dict[Cell, tuple[CheckOutcome, ...]]:
+def outcomes_by_cell(rows: Iterable[Mapping[str, Any]]) -> dict[Cell, tuple[CheckOutcome, ...]]:
     """Rows of `records.CHECKS` as outcomes by cell."""
-    found: dict[Cell, tuple[CheckOutcome, ...]] = {}
+    return outcomes_by(rows, lambda row: Cell(row["layer_subset"], row["scale"]))
+
+
+def outcomes_by(
+    rows: Iterable[Mapping[str, Any]], subject_of: Callable[[Mapping[str, Any]], _Subject]
+) -> dict[_Subject, tuple[CheckOutcome, ...]]:
+    """Rows of a table of checks as outcomes by what they are of."""
+    found: dict[_Subject, tuple[CheckOutcome, ...]] = {}
     for row in rows:
-        cell = Cell(row["layer_subset"], row["scale"])
         outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
-        found[cell] = (*found.get(cell, ()), outcome)
+        found[subject_of(row)] = (*found.get(subject_of(row), ()), outcome)
     return found
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.stored_cells import StoredCell, failed
+from backtracking_assets.assets.stored_cells import StoredCell, failed, outcomes_by
 from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import StorageError
@@ -169,8 +169,4 @@ def variant_checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[
 
 def outcomes_by_variant(rows: Iterable[Mapping[str, Any]]) -> dict[Variant, tuple[CheckOutcome, ...]]:
     """Rows of `variant_records.VARIANT_CHECKS` as outcomes by variant."""
-    found: dict[Variant, tuple[CheckOutcome, ...]] = {}
-    for row in rows:
-        outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
-        found[Variant(row["variant"])] = (*found.get(Variant(row["variant"]), ()), outcome)
-    return found
+    return outcomes_by(rows, lambda row: Variant(row["variant"]))

@@ -14,7 +14,7 @@ from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.generating import ensure_condition, link_to_completions
 from backtracking_assets.assets.measuring import check_completions, measure_variant, read_variant
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.progress import Progress, tell
+from backtracking_assets.assets.progress import logged
 from backtracking_assets.assets.pushing import cell_finished
 from backtracking_assets.assets.stored_variants import (
     StoredVariant,
@@ -67,13 +67,8 @@ def _variant_generations(experiment: Experiment) -> dg.AssetsDefinition:
         opened, name, run_id = OpenExperiment(experiment), context.partition_key, context.run.run_id
         own = opened.for_variant(name)
 
-        def report(progress: Progress) -> None:
-            if progress.step == 0:  # an event each second would fill Dagster's log
-                context.log.info(str(progress))
-            tell(progress)
-
         made = ensure_condition(
-            own, own.baseline, Variant(name), run_id=run_id, log=context.log.info, on_progress=report
+            own, own.baseline, Variant(name), run_id=run_id, log=context.log.info, on_progress=logged(context.log.info)
         )
         link_to_completions(own, Variant(name), made.condition.fingerprint, run_id=run_id)
         reached("cell linked", str(Variant(name)))

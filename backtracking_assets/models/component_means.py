@@ -1,20 +1,13 @@
 """The mean output of every component over the decode positions of given completions."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.models.component_scan import Target
-from backtracking_assets.models.forward_passes import prefill
-from backtracking_assets.models.interventions import component_module, decoder_layers
-from backtracking_assets.models.slot_cache import SlotCache
-from backtracking_assets.records import Component
+from backtracking_assets.models.interventions import Target
+from backtracking_assets.models.output_means import output_sums
 
 
 def component_means(
@@ -31,24 +24,10 @@ def component_means(
     Raises:
         BacktrackingError: there is no decode position, or a mean is NaN or infinite.
     """
-    n_layers = len(decoder_layers(model))
-    kinds: tuple[Component, ...] = ("attention", "mlp")
-    targets: list[Target] = [(layer, kind) for layer in range(n_layers) for kind in kinds]
-    sums: dict[Target, torch.Tensor] = {}
-    n_positions = 0
-    none = torch.zeros(1, dtype=torch.long, device=model.device)
-    with torch.inference_mode():
-        for prompt, completion in completions:
-            read = [*prompt, *completion[:-1]]
-            if len(completion) < 2:
-                continue
-            with _summing(model, targets, len(prompt), sums):
-                cache = SlotCache(n_layers, len(read))
-                prefill(model, torch.tensor([read], device=model.device), none, cache)
-            n_positions += len(completion) - 1
-    if n_positions == 0:
+    sums = output_sums(model, completions)
+    if sums.n_positions == 0:
         raise BacktrackingError("No completion has a decode position, so components have no mean output.")
-    means = {target: sums[target] / n_positions for target in targets}
+    means = {target: total / sums.n_positions for target, total in sums.totals.items()}
     broken = [target for target, mean in means.items() if not bool(torch.isfinite(mean).all())]
     if broken:
         layer, kind = broken[0]
@@ -57,28 +36,3 @@ def component_means(
             "set model.dtype to float32."
         )
     return means
-
-
-@contextmanager
-def _summing(
-    model: nn.Module, targets: Sequence[Target], start: int, sums: dict[Target, torch.Tensor]
-) -> Iterator[None]:
-    """Add the outputs of the targets from position `start` on to their sums."""
-    handles: list[RemovableHandle] = []
-
-    def hook(target: Target) -> Any:
-        def add(module: nn.Module, inputs: Any, output: Any) -> None:
-            whole = output[0] if isinstance(output, tuple) else output
-            own = whole[0, start:].double().sum(dim=0)
-            sums[target] = sums[target] + own if target in sums else own
-
-        return add
-
-    try:
-        modules = [(target, component_module(model, *target)) for target in targets]
-        for target, module in modules:
-            handles.append(module.register_forward_hook(hook(target)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

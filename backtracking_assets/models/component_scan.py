@@ -18,14 +18,11 @@ from transformers import PreTrainedModel
 
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.models.forward_passes import decode_step, prefill
-from backtracking_assets.models.interventions import component_module, decoder_layers
+from backtracking_assets.models.interventions import Target, component_module, decoder_layers
 from backtracking_assets.models.memory import out_of_memory_facts
 from backtracking_assets.models.slot_cache import SlotCache
 from backtracking_assets.records import Component
 from backtracking_assets.scan_records import ScanMode
-
-Target = tuple[int, Component]
-"""Layer and component."""
 
 _MOST_LOGITS = 2**25
 """Logits that are held at once, as 64-bit numbers a quarter of a gigabyte: rows beyond go into another pass."""

@@ -18,6 +18,9 @@ from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError, CheckpointError
 from backtracking_assets.records import Component
 
+Target = tuple[int, Component]
+"""Layer and component."""
+
 _MODULE_NAMES: dict[Component, tuple[str, ...]] = {
     "attention": ("self_attn", "attn", "attention"),
     "mlp": ("mlp", "feed_forward"),

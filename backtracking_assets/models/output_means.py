@@ -13,12 +13,21 @@ from transformers import PreTrainedModel
 
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.models.forward_passes import prefill
-from backtracking_assets.models.interventions import component_module, decoder_layers
+from backtracking_assets.models.interventions import Target, component_module, decoder_layers
 from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts
 from backtracking_assets.models.slot_cache import SlotCache
 from backtracking_assets.records import Component
 
-Target = tuple[int, Component]
+
+@dataclass(frozen=True)
+class OutputSums:
+    """The outputs of every component, summed over decode positions in float64 on the model's device."""
+
+    totals: dict[Target, torch.Tensor]
+    """`[hidden]`."""
+    squares: dict[Target, torch.Tensor]
+    """Summed squared length."""
+    n_positions: int
 
 
 @dataclass(frozen=True)
@@ -32,21 +41,20 @@ class OutputMeans:
     n_positions: int
 
 
-def output_means(model: PreTrainedModel, completions: Iterable[tuple[Sequence[int], Sequence[int]]]) -> OutputMeans:
-    """The mean output of every attention and MLP block, over the decode positions of completions.
+def output_sums(model: PreTrainedModel, completions: Iterable[tuple[Sequence[int], Sequence[int]]]) -> OutputSums:
+    """The outputs of every attention and MLP block, summed over the decode positions of completions.
 
     A completion's decode positions are those of its tokens but the last: each of them is read in one decode step. Each
-    completion is read in one forward pass of its own; sums are in float64. The same completions in the same order give
-    the same bits on the same kind of device.
+    completion is read in one forward pass of its own. The same completions in the same order give the same bits on the
+    same kind of device.
 
     Args:
         completions: pairs of prompt and completion as token ids.
 
     Raises:
-        BacktrackingError: there is no decode position, an output is NaN or infinite, all outputs are zero, or one
-            completion does not fit into the device's memory.
+        BacktrackingError: one completion does not fit into the device's memory.
     """
-    sums: dict[Target, torch.Tensor] = {}
+    totals: dict[Target, torch.Tensor] = {}
     squares: dict[Target, torch.Tensor] = {}
     n_positions = 0
     with torch.inference_mode(), _outputs(model) as outputs:
@@ -57,15 +65,30 @@ def output_means(model: PreTrainedModel, completions: Iterable[tuple[Sequence[in
             for target, output in outputs.items():
                 decoded = output[0, len(prompt) :].double()
                 total, square = decoded.sum(dim=0), decoded.square().sum()
-                sums[target] = sums[target] + total if target in sums else total
+                totals[target] = totals[target] + total if target in totals else total
                 squares[target] = squares[target] + square if target in squares else square
             n_positions += len(completion) - 1
+    return OutputSums(totals, squares, n_positions)
+
+
+def output_means(model: PreTrainedModel, completions: Iterable[tuple[Sequence[int], Sequence[int]]]) -> OutputMeans:
+    """The mean output of every attention and MLP block, over the decode positions of completions; see `output_sums`.
+
+    Args:
+        completions: pairs of prompt and completion as token ids.
+
+    Raises:
+        BacktrackingError: there is no decode position, an output is NaN or infinite, all outputs are zero, or one
+            completion does not fit into the device's memory.
+    """
+    found = output_sums(model, completions)
+    n_positions, squares = found.n_positions, found.squares
     if not n_positions:
         raise BacktrackingError(
             "The held-out completions have no decode position to take means over: each ended with its first token; "
             "raise means.problems or sampling.max_new_tokens."
         )
-    vectors = {target: (total / n_positions).float().cpu().numpy() for target, total in sums.items()}
+    vectors = {target: (total / n_positions).float().cpu().numpy() for target, total in found.totals.items()}
     for (layer, kind), vector in vectors.items():
         if not np.isfinite(vector).all():
             raise BacktrackingError(
