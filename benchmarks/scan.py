@@ -2,54 +2,22 @@
 
 Both give the logits behind one prefix for every component of every layer, scaled to 0 and moved to its mean, and for
 the unscaled model. The loop reads the whole prefix anew for each; the scan reads it once and does the rest in one pass.
-Runs alternate, so that another load of the machine falls on both. Run: python benchmarks/scan.py [--shape real]
-[--device cuda] [--json]
+Run: python benchmarks/scan.py [--shape real] [--device cuda] [--json]
 """
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from shapes import SHAPES, random_model
+from spread import MIN_RUNS, compared, options, tell, where
+from transformers import PreTrainedModel
 
 from backtracking_assets.models.component_scan import Variant, all_variants, scan_prefix
 from backtracking_assets.models.interventions import Target, component_module, decoder_layers
-from backtracking_assets.models.slot_cache import ATTENTION
 from backtracking_assets.scan_records import MODES
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "organism": {
-        "vocab_size": 131,
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-    "real": {  # DeepSeek-R1-Distill-Qwen-1.5B
-        "vocab_size": 151_936,
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": False,
-    },
-}
 PREFIX = {"organism": 40, "real": 512}
-
-
-def random_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """28 layers with random weights."""
-    torch.manual_seed(0)
-    config = Qwen2Config(**SHAPES[shape], num_hidden_layers=28, max_position_embeddings=4096, dtype=dtype)
-    config._attn_implementation = ATTENTION
-    with torch.device(device):
-        model: Any = Qwen2ForCausalLM(config)  # the library's own `to` has no usable type
-    return model.to(dtype=dtype).eval()
 
 
 def by_scan(
@@ -89,60 +57,45 @@ def _last_position(variant: Variant, means: Mapping[Target, torch.Tensor]) -> An
     return change
 
 
-def seconds(run: Callable[[], torch.Tensor], device: str) -> float:
-    started = time.perf_counter()
-    run()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="organism")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    model = random_model(options.shape, options.device, getattr(torch, options.dtype))
+    model = random_model(asked.shape, asked.device, getattr(torch, asked.dtype))
     variants = all_variants(len(decoder_layers(model)), MODES)
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(0, SHAPES[options.shape]["vocab_size"], (PREFIX[options.shape],), generator=generator).tolist()
-    hidden = SHAPES[options.shape]["hidden_size"]
-    means = {v.target: torch.randn(hidden, generator=generator).to(options.device) * 0.1 for v in variants}
+    ids = torch.randint(0, SHAPES[asked.shape]["vocab_size"], (PREFIX[asked.shape],), generator=generator).tolist()
+    hidden = SHAPES[asked.shape]["hidden_size"]
+    means = {v.target: torch.randn(hidden, generator=generator).to(asked.device) * 0.1 for v in variants}
     scanned, looped = by_scan(model, ids, variants, means), by_loop(model, ids, variants, means)
-    ratios, of_scan, of_loop = [], [], []
-    for _ in range(max(options.runs, 5)):
-        of_scan.append(seconds(lambda: by_scan(model, ids, variants, means), options.device))
-        of_loop.append(seconds(lambda: by_loop(model, ids, variants, means), options.device))
-        ratios.append(of_loop[-1] / of_scan[-1])
+    measured = compared(
+        lambda: by_scan(model, ids, variants, means),
+        lambda: by_loop(model, ids, variants, means),
+        runs=max(asked.runs, MIN_RUNS),
+        synchronize=torch.cuda.synchronize if asked.device.startswith("cuda") else lambda: None,
+    )
     found = {
-        "shape": options.shape,
-        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu",
-        "dtype": options.dtype,
+        **where(asked.device),
+        "shape": asked.shape,
+        "dtype": asked.dtype,
         "prefix_tokens": len(ids),
         "rows": 1 + len(variants),
-        "runs": len(ratios),
-        "ratio_median": statistics.median(ratios),
-        "ratio_lowest": min(ratios),
-        "ratio_highest": max(ratios),
-        "scan_seconds_median": statistics.median(of_scan),
-        "loop_seconds_median": statistics.median(of_loop),
+        "loop_over_scan": measured.ratio,
+        "scan_seconds": measured.ours,
+        "loop_seconds": measured.peer,
         "largest_deviation": float((scanned - looped).abs().max()),
         "largest_change": float((looped[1:] - looped[:1]).abs().max()),
     }
-    if options.json:
-        print(json.dumps(found, indent=2))
-        return
-    print(
-        f"{found['shape']}, {found['device']}, {found['dtype']}, prefix of {found['prefix_tokens']} tokens, "
-        f"{found['rows']} rows: loop / scan = {found['ratio_median']:.1f} "
-        f"({found['ratio_lowest']:.1f} to {found['ratio_highest']:.1f} in {found['runs']} runs), "
-        f"{found['loop_seconds_median']:.3f} s and {found['scan_seconds_median']:.3f} s; "
-        f"logits differ by {found['largest_deviation']:.2g}, components change them by {found['largest_change']:.2g}."
-    )
+    sentences = [
+        f"{asked.shape}, {asked.dtype}, prefix of {len(ids)} tokens, {found['rows']} rows: "
+        f"loop / scan = {measured.ratio}.",
+        f"The loop takes {measured.peer} s, the scan {measured.ours} s.",
+        f"Logits differ by {found['largest_deviation']:.2g}; components change them by {found['largest_change']:.2g}.",
+    ]
+    tell(found, sentences, as_json=asked.json)
 
 
 if __name__ == "__main__":
