@@ -7,7 +7,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from backtracking_assets.analysis.arithmetic_steps import Steps, changed_redos
 from backtracking_assets.analysis.revisions import blinded, find_revisions, read
@@ -30,6 +30,13 @@ _VERB_BEHIND = re.compile(
 )
 _ASKS = re.compile(r"\b(?:how|what|which|who|did|does|do)\b[^.!?\n]{0,60}$", re.IGNORECASE)
 _NO_OWN_MISTAKE = re.compile(r"\b(?:by|every|each|his|her|their|no such)[ \t]+$|['’]s[ \t]+$", re.IGNORECASE)
+
+
+class Span(NamedTuple):
+    """Characters of a text."""
+
+    start: int
+    end: int
 
 
 class Spanned(Protocol):
@@ -81,15 +88,26 @@ def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_o
 def classify_chain(
     text: str, events: Sequence[Event], steps: Steps, question: str, *, degenerate: bool, cut_off: bool
 ) -> Classes:
-    """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`).
+    """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`)."""
+    ends = [step.end for step in steps.steps]
+    return classify_steps(text, events, ends, changed_redos(steps, question), degenerate=degenerate, cut_off=cut_off)
+
+
+def classify_steps(
+    text: str,
+    events: Sequence[Event],
+    ends: Sequence[int],
+    redos: Sequence[Spanned],
+    *,
+    degenerate: bool,
+    cut_off: bool,
+) -> Classes:
+    """Classes of a text by where its steps end and which of them are changed.
 
     An event announces what the first step behind it does.
     """
-    ends = [step.end for step in steps.steps]
     windows = [ends[place] if (place := bisect_left(ends, event.end)) < len(ends) else len(text) for event in events]
-    return _classify(
-        events, [True] * len(events), windows, changed_redos(steps, question), len(text), degenerate, cut_off
-    )
+    return _classify(events, [True] * len(events), windows, redos, len(text), degenerate, cut_off)
 
 
 def is_no_trigger(text: str, event: Event) -> bool:
