@@ -1,10 +1,12 @@
 """Dagster's instance as the commands use it."""
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 
 from backtracking_assets.execution.dagster_home import opening_lock, prepare_dagster_home
 from backtracking_assets.execution.dead_runs import end_dead_runs
 from backtracking_assets.execution.devices import devices_for
+from backtracking_assets.execution.warm_storage import warm
 from backtracking_assets.experiment import PROJECT_ROOT
 
 DEFAULT_DAGSTER_HOME = PROJECT_ROOT / "data" / "dagster_home"
@@ -20,6 +22,6 @@ def open_instance() -> dg.DagsterInstance:
     """
     home = prepare_dagster_home(DEFAULT_DAGSTER_HOME, lambda: len(devices_for("auto")))
     with opening_lock(home):
-        instance = dg.DagsterInstance.get()
+        instance = dg.DagsterInstance.from_ref(warm(InstanceRef.from_dir(str(home))))
         end_dead_runs(instance)
     return instance
