@@ -115,7 +115,7 @@ def stage(folder: Path, file: Path, store: LargeStore, n_cells: int, runs: int) 
     for _ in range(runs):
         opened = open_store(file)
         with clock.timed("planned_status"):
-            found = planned_status(opened)
+            planned_status(opened)
         with clock.timed("backtracking status", _of_children):
             command = [sys.executable, "-c", "from backtracking_assets.cli import main; main()", "status", str(file)]
             subprocess.run(command, env=environment, capture_output=True, check=True)
@@ -126,9 +126,9 @@ def stage(folder: Path, file: Path, store: LargeStore, n_cells: int, runs: int) 
             pass
         with clock.timed("open to write"), writing(layout):
             pass
-    done = sum(status.state == "done" for status in found)
-    if done != n_cells:
-        raise SystemExit(f"{done} of {n_cells} cells are done: {next(s for s in found if s.state != 'done')}")
+    undone = [status for status in planned_status(store.opened)[:n_cells] if status.state != "done"]
+    if undone:
+        raise SystemExit(f"{len(undone)} of {n_cells} cells are not done: {undone[0]}")
     return {
         "cells": n_cells,
         "completions": n_cells * store.opened.experiment.completions_per_cell,

@@ -356,7 +356,7 @@ def link_to_completions(opened: OpenExperiment, subject: Subject, fingerprint: s
     """
     row: SubsetRow | None = None
     if isinstance(subject, Cell):
-        subset = opened.experiment.all_subsets()[subject.layer_subset]
+        subset = opened.subsets[subject.layer_subset]
         row = SubsetRow(
             subject.layer_subset,
             opened.composition(subject.layer_subset),
