@@ -9,7 +9,8 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -44,7 +45,7 @@ from backtracking_assets.storage.commits import (
     write_metrics,
 )
 from backtracking_assets.storage.database import writing
-from backtracking_assets.storage.input_commits import write_layer_subset, write_problem_set
+from backtracking_assets.storage.input_commits import Inputs, SubsetRow, write_layer_subset
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import conform, table_of
 from backtracking_assets.storage.statements import insert_rows
@@ -62,6 +63,8 @@ _TEXTS = 32
 """Texts of the pool with a wait and as many without, for each problem."""
 _BATCH = 40
 """Cells that one transaction fills in."""
+Timed = Callable[[str], AbstractContextManager[None]]
+
 _PIECE = re.compile(r"\d+|\w+|[^\w\s]|\s")
 
 
@@ -191,24 +194,32 @@ class LargeStore:
             conform(_with(detections, shared), TABLES["detections"].schema),
         )
 
-    def commit(self, cell: Cell) -> None:
-        """Archive, commit, link, read, check and measure one cell through the functions that a sweep calls."""
+    def commit(self, cell: Cell, timed: Timed = nullcontext) -> None:
+        """Commit, link, check, read and measure an archived cell through the functions that a sweep calls.
+
+        Args:
+            timed: called with the name of each step that writes the database; the figures are computed before.
+        """
+        layout, experiment = self.opened.layout, self.opened.experiment
         condition, completions, detections = self.rows_of(cell)
-        write_archive(self.opened.layout, condition, completions)
-        commit_condition(self.opened.layout, condition, run_id=RUN_ID)
-        self.link(cell, condition)
-        for asset, outcomes in self.checks_of(condition, completions, detections).items():
-            write_checks(self.opened.layout, checks_table(cell, asset, outcomes, RUN_ID))
-        rules = rules_document(self.opened.experiment.detection)
-        write_detections(self.opened.layout, detections, cell=cell, rules=rules)
         metrics = self.metrics_of(cell, completions, detections)
-        write_metrics(self.opened.layout, metrics, statistics=statistics_document(self.opened.experiment.statistics))
-        write_checks(self.opened.layout, checks_table(cell, "metrics", self.metric_checks(cell, metrics), RUN_ID))
+        outcomes = {**self.checks_of(condition, completions, detections), "metrics": self.metric_checks(cell, metrics)}
+        checks = {asset: checks_table(cell, asset, found, RUN_ID) for asset, found in outcomes.items()}
+        with timed("completions to database"):
+            commit_condition(layout, condition, run_id=RUN_ID)
+        with timed("link"):
+            self.link(cell, condition)
+        with timed("checks of generations"):
+            write_checks(layout, checks["generations"])
+        with timed("detections"):
+            rules = rules_document(experiment.detection)
+            write_detections(layout, detections, cell=cell, rules=rules, checks=checks["detections"])
+        with timed("metrics"):
+            statistics = statistics_document(experiment.statistics)
+            write_metrics(layout, metrics, statistics=statistics, checks=checks["metrics"])
 
     def link(self, cell: Cell, condition: Condition) -> None:
         opened = self.opened
-        write_problem_set(opened.layout, list(opened.problems.values()))
-        write_layer_subset(opened.layout, cell.layer_subset, opened.composition(cell.layer_subset))
         link_cell(
             opened.layout,
             cell,
@@ -216,6 +227,9 @@ class LargeStore:
             problem_set_digest=opened.problem_set_digest,
             n_samples=SAMPLES,
             run_id=RUN_ID,
+            inputs=Inputs(
+                tuple(opened.problems.values()), SubsetRow(cell.layer_subset, opened.composition(cell.layer_subset))
+            ),
         )
 
     def checks_of(
@@ -247,6 +261,8 @@ class LargeStore:
         """Fill in the plan's cells up to so many, many in one transaction; how many there are after each."""
         self.opened.layout.prepare()
         if self.stored() == 0 < n_cells:
+            condition, completions, _ = self.rows_of(self.plan[0])
+            write_archive(self.opened.layout, condition, completions)
             self.commit(self.plan[0])
         start = self.stored()
         while start < n_cells:

@@ -36,7 +36,6 @@ class _Attachment:
 @dataclass
 class _Instance:
     root: duckdb.DuckDBPyConnection
-    process: int
     attachments: dict[Path, _Attachment] = field(default_factory=dict)
     spoilt: bool = False
     """Whether a statement failed in it: after some errors DuckDB refuses everything else until it starts anew."""
@@ -44,7 +43,8 @@ class _Instance:
 
 _lock = threading.Lock()
 _numbers = itertools.count(1)
-_instance: _Instance | None = None
+_instances: dict[int, _Instance] = {}
+"""By process: that of the process which this one was forked from has its threads there."""
 
 
 @dataclass(frozen=True)
@@ -118,20 +118,16 @@ def attach(path: Path, *, read_only: bool, check: Callable[[], None] = lambda: N
 
 
 def _running(path: Path) -> _Instance:
-    """The instance of this process; not that of the process it was forked from, whose threads are not here."""
-    global _instance
-    if _instance is None or _instance.process != os.getpid():
+    if os.getpid() not in _instances:
         # What does not fit into memory goes beside the database, where DuckDB would put it if it had opened the file.
         root = duckdb.connect(":memory:", config={"temp_directory": f"{path}.tmp"})
         # Results must not depend on where the machine stands.
         root.execute("set global TimeZone = 'UTC'")
-        _instance = _Instance(root, os.getpid())
-    return _instance
+        _instances[os.getpid()] = _Instance(root)
+    return _instances[os.getpid()]
 
 
 def _give_up_if_spoilt(instance: _Instance) -> None:
-    global _instance
     if instance.spoilt and not instance.attachments:
         instance.root.close()
-        if _instance is instance:
-            _instance = None
+        del _instances[os.getpid()]

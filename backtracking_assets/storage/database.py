@@ -226,5 +226,5 @@ def _check_version(layout: StoreLayout, connection: duckdb.DuckDBPyConnection) -
         )
 
 
-def _first_line(error: duckdb.Error) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".!")
