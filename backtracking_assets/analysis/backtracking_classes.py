@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from backtracking_assets.analysis.arithmetic_steps import Steps, changed_redos
-from backtracking_assets.analysis.revisions import blinded, find_revisions, read
+from backtracking_assets.analysis.revision_cues import Cues, cues_of
+from backtracking_assets.analysis.revisions import Reading, blinded, find_revisions, read, unquoted
+from backtracking_assets.analysis.text_columns import TextColumn
 from backtracking_assets.analysis.triggers import Event
 from backtracking_assets.records import CompletionClass, EventClass
 
@@ -61,13 +63,35 @@ class Classes:
 
 
 def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_off: bool) -> Classes:
+    """`classify_texts` of one text."""
+    return classify_texts([text], [events], [degenerate], [cut_off])[0]
+
+
+def classify_texts(
+    texts: Sequence[str], events: Sequence[Sequence[Event]], degenerate: Sequence[bool], cut_off: Sequence[bool]
+) -> list[Classes]:
     """Classes of running text, by the rules of `revisions` and of `not_a_trigger`.
 
     ``cut_off`` says that the text ended at the token cap: an event behind which it ends too early to tell is
-    ``cut_off`` then. Takes time linear in the length of the text.
+    ``cut_off`` then. Takes time linear in the length of the texts.
     """
-    blind = blinded(text, events)
+    blind = [blinded(text, own) if own else text for text, own in zip(texts, events, strict=True)]
+    cues = cues_of(TextColumn([unquoted(text) for text in blind]))
+    return [_classify_text(*row) for row in zip(texts, blind, events, cues, degenerate, cut_off, strict=True)]
+
+
+def _classify_text(
+    text: str, blind: str, events: Sequence[Event], cues: Cues | None, degenerate: bool, cut_off: bool
+) -> Classes:
     reading = read(blind)
+    windows = _windows(text, events, reading) if events else []
+    quoted = _are_quoted(text, events)
+    triggers = [not quote and not is_no_trigger(text, event) for event, quote in zip(events, quoted, strict=True)]
+    return _classify(events, triggers, windows, find_revisions(blind, reading, cues), len(text), degenerate, cut_off)
+
+
+def _windows(text: str, events: Sequence[Event], reading: Reading) -> list[int]:
+    """Behind which character each event announces nothing any more."""
     stated = [claim.end for claim in reading.claims]
     windows: list[int] = []
     for number in reversed(range(len(events))):
@@ -80,9 +104,7 @@ def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_o
             else:  # nothing is stated between the two, so they announce the same
                 end = min(end, windows[-1])
         windows.append(end)
-    quoted = _are_quoted(text, events)
-    triggers = [not quote and not is_no_trigger(text, event) for event, quote in zip(events, quoted, strict=True)]
-    return _classify(events, triggers, windows[::-1], find_revisions(blind, reading), len(text), degenerate, cut_off)
+    return windows[::-1]
 
 
 def classify_chain(

@@ -21,6 +21,7 @@ _ASCII = bytes(range(128))
 _KINDS = np.zeros(256, dtype=np.uint8)
 _KINDS[[*b"abcdefghijklmnopqrstuvwxyz"]] = 1
 _KINDS[[*b"0123456789"]] = 2
+_MASKS = np.array([(0xFFFFFFFF << 8 * (4 - length)) & 0xFFFFFFFF for length in range(5)], dtype=np.uint32)
 _SPACE = " \t\n\r\v\f\x1c\x1d\x1e\x1f?"
 """White space, and what white space outside ASCII stands as."""
 
@@ -76,6 +77,14 @@ class TextColumn:
         """The first three characters of each word, five bits each."""
         heads = self.heads[self.word_starts]
         return ((heads >> 14) & 0x7C00) | ((heads >> 11) & 0x3E0) | ((heads >> 8) & 0x1F)
+
+    @cached_property
+    def word_keys(self) -> npt.NDArray[np.uint32]:
+        """The first four letters of each word, 0 behind a shorter one."""
+        kinds = _KINDS.take(self.flat)
+        ends = np.flatnonzero((kinds[:-1] > 0) & (kinds[1:] != kinds[:-1])) + 1  # a line break stands behind each text
+        lengths = np.minimum(ends - self.word_starts, 4)
+        return self.heads[self.word_starts] & _MASKS[lengths]
 
     def rows_of(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The text that each place of `flat` is in."""
