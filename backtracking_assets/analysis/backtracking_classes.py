@@ -23,8 +23,8 @@ _CONTEXT = 120
 """Characters on either side of an event that tell whether it belongs to the story."""
 
 _QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]|['‘](?<!\w['‘])[^'‘’\n]{1,200}['’](?!\w)")
+_MARKS = re.compile("[\"“”'‘]")
 _LEADS_IN = {"but", "oh", "no", "so", "hmm", "hm", "ok", "okay", "ah", "uh", "um", "well", "yes", "and", "or", "then"}
-_BEFORE = re.compile(r"([^\W\d_]+)[ \t]+$")
 _VERB_BEHIND = re.compile(
     r"[ \t]+(?:for|until|till|times?|to|on|at|in|here|there|outside|lists?|about|[0-9]+"
     r"|an?[ \t]+(?:hour|day|week)\w*)\b",
@@ -137,8 +137,7 @@ def is_no_trigger(text: str, event: Event) -> bool:
     line = max(event.start - _CONTEXT, 0)
     line = max(text.rfind("\n", line, event.start) + 1, line)
     before, behind = text[line : event.start], text[event.end : event.end + _CONTEXT]
-    leading = _BEFORE.search(before)
-    word = leading[1].casefold() if leading else ""
+    word = _word_before(before).casefold()
     match event.phrase.casefold():
         case "wait":
             return bool(word and word not in _LEADS_IN) or bool(_VERB_BEHIND.match(behind))
@@ -151,9 +150,25 @@ def is_no_trigger(text: str, event: Event) -> bool:
     return False
 
 
+def _word_before(text: str) -> str:
+    """The letters at the end of a text that spaces follow there; empty where there are none."""
+    end = len(text.rstrip(" \t"))
+    begin = end
+    if end < len(text):
+        while begin and text[begin - 1].isalnum() and not text[begin - 1].isdecimal():
+            begin -= 1
+    return text[begin:end]
+
+
 def _are_quoted(text: str, events: Sequence[Event]) -> list[bool]:
     """Whether each event stands within quotation marks."""
-    spans = [match.span() for match in _QUOTED.finditer(text)] if events else []
+    spans: list[tuple[int, int]] = []
+    end = 0
+    for mark in _MARKS.finditer(text) if events else ():
+        quoted = _QUOTED.match(text, mark.start()) if mark.start() >= end else None
+        if quoted:
+            end = quoted.end()
+            spans.append(quoted.span())
     starts = [start for start, _ in spans]
     places = [bisect_right(starts, event.start) - 1 for event in events]
     return [place >= 0 and event.end <= spans[place][1] for event, place in zip(events, places, strict=True)]

@@ -7,7 +7,7 @@ what is found cannot depend on them. The rules are plain and miss changes that o
 """
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,11 +15,13 @@ from functools import cached_property
 from typing import Literal
 
 from backtracking_assets.analysis.revision_cues import Cues
-from backtracking_assets.analysis.statements import Claim, Tokens, find_claims, tokens_of, value_of
+from backtracking_assets.analysis.statements import Claim, Tokens, find_claims, numbers_of, tokens_of
 from backtracking_assets.analysis.triggers import Event
 
 REACH = 260
 """Characters behind a word of doubt within which another value takes the earlier one back."""
+_NEAR = 128
+"""Characters before a place that are searched first for the sentence's start."""
 CONSEQUENCE = 300
 """Characters behind a revision within which another value of a named quantity is its consequence."""
 
@@ -119,7 +121,6 @@ _REPLACED = re.compile(
 )
 _QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]")
 _QUOTES = re.compile(r"[\"“”]")
-_NUMBER_KIND = re.compile("n")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|\n")
 
 
@@ -166,28 +167,18 @@ class Reading:
 
     @cached_property
     def numbers(self) -> Numbers:
-        tokens = self.tokens
-        found = [(place, value.as_integer_ratio()) for place, value in _numbers(tokens) if value is not None]
+        places, values = numbers_of(self.tokens)
+        starts = [self.tokens.starts[place] for place in places]
         first_seen: dict[Ratio, int] = {}
-        for place, value in found:
-            first_seen.setdefault(value, tokens.starts[place])
-        return Numbers(
-            [value for _, value in found],
-            [tokens.starts[place] for place, _ in found],
-            [tokens.ends[place] for place, _ in found],
-            first_seen,
-        )
+        for value, start in zip(values, starts, strict=True):
+            first_seen.setdefault(value, start)
+        return Numbers(values, starts, [self.tokens.ends[place] for place in places], first_seen)
 
 
 def read(text: str) -> Reading:
     """What a text states; takes time linear in its length."""
     tokens = tokens_of(text)
     return Reading(tokens, find_claims(tokens))
-
-
-def _numbers(tokens: Tokens) -> Iterator[tuple[int, Fraction | None]]:
-    for match in _NUMBER_KIND.finditer(tokens.kinds):
-        yield match.start(), value_of(tokens.texts[match.start()])
 
 
 def unquoted(text: str) -> str:
@@ -234,7 +225,7 @@ def _matches(pattern: re.Pattern[str], text: str, cues: Cues | None, name: str) 
 
 def _same(first: Claim, second: Claim) -> bool:
     """Whether two values are equal, or one is the other rounded."""
-    if first.value == second.value:
+    if first.value is second.value or first.value == second.value:
         return True
     decimals = min(first.decimals, second.decimals)
     if first.decimals == second.decimals or decimals > 6:
@@ -270,7 +261,9 @@ def _exchanged_operations(claims: Sequence[Claim]) -> list[Revision]:
     seen: dict[tuple[str, ...], Claim] = {}
     found: list[Revision] = []
     for claim in claims:
-        if not claim.is_expression or not {"*", "/"} >= {part for part in claim.subject if not part[0].isdigit()}:
+        if not claim.is_expression or "+" in claim.subject or "-" in claim.subject:
+            continue
+        if not {"*", "/"} >= {part for part in claim.subject if not part[0].isdigit()}:
             continue
         before = seen.setdefault(tuple(sorted(part for part in claim.subject if part[0].isdigit())), claim)
         if before.subject != claim.subject and not _same(before, claim):
@@ -324,13 +317,12 @@ def _replaced(text: str, reading: Reading, cues: Cues | None) -> list[Revision]:
     if not numbers.values:
         return []
     found: list[Revision] = []
-    ends: list[int] = []
+    sentences = _Sentences(text)
     for match in _matches(_REPLACED, text, cues, "replaced"):
         at = bisect_left(numbers.starts, match.end())
         if at >= len(numbers.starts) or numbers.starts[at] != match.end():
             continue
-        ends = ends or [0, *(end.end() for end in _SENTENCE_END.finditer(text))]
-        sentence = ends[bisect_right(ends, match.start()) - 1]
+        sentence = sentences.start_at(match.start())
         if numbers.first_seen[numbers.values[at]] < sentence:
             found.append(Revision("correction", max(sentence, match.start() - REACH), numbers.ends[at]))
     found += [Revision("correction", match.start(), match.end()) for match in _matches(_NOT_BUT, text, cues, "not but")]
@@ -341,16 +333,35 @@ def _replaced(text: str, reading: Reading, cues: Cues | None) -> list[Revision]:
     return found
 
 
+class _Sentences:
+    """Where sentences start. Asked for rising places, it reads each part of the text a few times at most."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.place, self.start = 0, 0
+
+    def start_at(self, place: int) -> int:
+        """Behind the last end of a sentence up to a place; 0 where there is none."""
+        reach = _NEAR
+        while True:
+            begin = max(self.place, place - reach)
+            ends = [match.end() for match in _SENTENCE_END.finditer(self.text, begin, place + 1)]
+            if ends and ends[-1] > place:  # a line break at the place itself
+                ends.pop()
+            if ends or begin == self.place:
+                self.place, self.start = place, ends[-1] if ends else self.start
+                return self.start
+            reach *= 4
+
+
 def _changed_approaches(text: str, cues: Cues | None) -> list[Revision]:
     """Sentences that plan something else than before, and not in order to check."""
-    matches = list(_matches(_APPROACH, text, cues, "approach"))
-    if not matches:
-        return []
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     found: list[Revision] = []
-    for match in matches:
-        place = bisect_right(ends, match.start())
-        begin, end = ends[place - 1] if place else 0, ends[place] if place < len(ends) else len(text)
+    sentences = _Sentences(text)
+    for match in _matches(_APPROACH, text, cues, "approach"):
+        begin = sentences.start_at(match.start())
+        behind = _SENTENCE_END.search(text, match.start(), match.end() + REACH + 2)
+        end = behind.end() if behind else len(text)
         # A page without a sentence's end must not be read anew for each of its words.
         sentence = text[max(begin, match.start() - REACH) : min(end, match.end() + REACH)]
         if begin > 0 and _PLANS.search(sentence) and not _VERIFIES.search(sentence):

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
-_SPLIT = re.compile(
-    r"(\$?[0-9]++(?:,[0-9]{3}(?![0-9]))*+(?:\.[0-9]++)?+%?"
-    r"|[^\W\d_]++(?:['’][^\W\d_]++)?+"
-    r"|\\(?:times|div|cdot)(?![a-z])"
-    r"|[\S\n])"
-)
+_NUMBER_OR_OPERATOR = r"\$?[0-9]++(?:,[0-9]{3}(?![0-9]))*+(?:\.[0-9]++)?+%?|\\(?:times|div|cdot)(?![a-z])"
+_SPLIT = re.compile(rf"([^\W\d_]++(?:['’][^\W\d_]++)?+|{_NUMBER_OR_OPERATOR}|[\S\n])")
+_SPLIT_ASCII = re.compile(rf"([a-zA-Z]++(?:'[a-zA-Z]++)?+|{_NUMBER_OR_OPERATOR}|[^ \t\r\f\v\x1c-\x1f])")
+"""The same of a text of ASCII characters; its classes are quicker to test."""
 _NUMBER = re.compile(r"\$?[0-9]")
 _LETTER = re.compile(r"[^\W\d_]")
 _KINDS = {
@@ -80,8 +79,7 @@ class Tokens:
     ends: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A value that the text gives to something."""
 
     subject: tuple[str, ...]
@@ -93,17 +91,20 @@ class Claim:
     end: int
 
 
-class _Vocabulary(dict[str, tuple[str, str]]):
-    """What is known of a token's characters: its text and kind. Bounded, so that no text stays in memory."""
+class _Vocabulary(dict[str, str]):
+    """What is known of a token's characters: its text, or its kind. Bounded, so that no text stays in memory."""
 
-    def __missing__(self, word: str) -> tuple[str, str]:
-        read = _read_word(word)
+    def __init__(self, part: int) -> None:
+        self.part = part
+
+    def __missing__(self, word: str) -> str:
+        read = _read_word(word)[self.part]
         if len(word) <= _LONGEST_NUMBER and len(self) < _REMEMBERED:
             self[word] = read
         return read
 
 
-_VOCABULARY = _Vocabulary()
+_TEXTS, _KIND_LETTERS = _Vocabulary(0), _Vocabulary(1)
 
 
 def _read_word(word: str) -> tuple[str, str]:
@@ -123,12 +124,11 @@ def _read_word(word: str) -> tuple[str, str]:
 
 def tokens_of(text: str) -> Tokens:
     """The tokens of a text; takes time linear in its length."""
-    parts = _SPLIT.split(text)
+    parts = (_SPLIT_ASCII if text.isascii() else _SPLIT).split(text)
     places = list(accumulate(map(len, parts)))
-    if len(parts) == 1:
-        return Tokens([], "", [], [])
-    texts, kinds = zip(*map(_VOCABULARY.__getitem__, parts[1::2]), strict=True)
-    return Tokens(list(texts), "".join(kinds), places[0:-1:2], places[1::2])
+    words = parts[1::2]
+    texts, kinds = list(map(_TEXTS.__getitem__, words)), "".join(map(_KIND_LETTERS.__getitem__, words))
+    return Tokens(texts, kinds, places[0:-1:2], places[1::2])
 
 
 @lru_cache(maxsize=4096)
@@ -139,6 +139,18 @@ def _value_of(text: str) -> Fraction:
 def value_of(text: str) -> Fraction | None:
     """The value of a number's text; None for one that is longer than any passage needs."""
     return _value_of(text) if len(text) <= _LONGEST_NUMBER else None
+
+
+@lru_cache(maxsize=4096)
+def _ratio_of(text: str) -> tuple[int, int]:
+    return _value_of(text).as_integer_ratio()
+
+
+def numbers_of(tokens: Tokens) -> tuple[list[int], list[tuple[int, int]]]:
+    """The places of the numbers that are not too long, and their values as numerator and denominator."""
+    texts = tokens.texts
+    places = [place for place, kind in enumerate(tokens.kinds) if kind == "n" and len(texts[place]) <= _LONGEST_NUMBER]
+    return places, [_ratio_of(texts[place]) for place in places]
 
 
 def find_claims(tokens: Tokens) -> list[Claim]:
@@ -200,6 +212,8 @@ def _continues(tokens: Tokens, index: int) -> bool:
 
 def _left_expression(kinds: str, end: int) -> int:
     """Where the expression that ends before a token begins; `end` where there is none."""
+    if end == 0 or kinds[end - 1] not in "no([)p":
+        return end
     begin = end
     while begin > 0 and end - begin < _LONGEST_SIDE:
         # A unit may stand between a number and an operator, as in `5 shirts × 4 ties`.
@@ -221,6 +235,8 @@ def _right_expression(kinds: str, begin: int) -> int:
 
 def _expression(tokens: Tokens, begin: int, end: int) -> tuple[str, ...] | None:
     """An arithmetic expression in a form of its own; None where it has no operator between two numbers."""
+    if end - begin < 3:
+        return None
     kinds = tokens.kinds[begin:end]
     if kinds.count("n") < 2 or not ("o" in kinds or "p" in kinds):
         return None
@@ -270,6 +286,10 @@ def _supposes(tokens: Tokens, sign: int) -> bool:
 
 def _value(tokens: Tokens, begin: int, end: int) -> tuple[Fraction, int] | None:
     """The number that a side is, a fraction of two whole numbers included, and its decimals."""
+    if end - begin == 1 and tokens.kinds[begin] == "n":
+        text = tokens.texts[begin]
+        number = value_of(text)
+        return None if number is None else (number, len(text.rstrip("%").partition(".")[2]))
     kinds = tokens.kinds[begin:end]
     bare = [text for kind, text in zip(kinds, tokens.texts[begin:end], strict=True) if kind not in "([)"]
     kinds = kinds.translate(_NO_BRACKETS)
