@@ -52,6 +52,13 @@ _CUES = (
     _Cue("replaced", ("and",), ("not",), behind_sign=True),
     _Cue("replaced", ("instead",), ("of",)),
     _Cue("replaced", ("rather",), ("than",)),
+    _Cue("confirms", ("yes", "matches", "stays", "agree")),
+    _Cue("confirms", ("that", "it"), ("s", "works", "matches")),
+    _Cue("confirms", ("is", "are"), ("right", "correct", "fine")),
+    _Cue("confirms", ("checks",), ("out",)),
+    _Cue("confirms", ("makes",), ("sense",)),
+    _Cue("confirms", ("the",), ("same",)),
+    _Cue("confirms", ("no",), ("trick",)),
     _Cue("not but", ("not",)),
     _Cue("instead", ("instead",)),
 )
@@ -83,13 +90,13 @@ def _slots(keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
 
 _SLOT_KEYS = np.zeros(2**_SLOTS_BITS, dtype=np.uint32)
 _SLOT_KEYS[_slots(np.array(_WORDS, dtype=np.uint32))] = _WORDS
-_FIRST = np.zeros(2**_SLOTS_BITS, dtype=np.uint32)
-_NEXT = np.zeros(2**_SLOTS_BITS, dtype=np.uint32)
+_FIRST = np.zeros(2**_SLOTS_BITS, dtype=np.uint64)
+_NEXT = np.zeros(2**_SLOTS_BITS, dtype=np.uint64)
 for _bit, _cue in enumerate(_CUES):
-    _FIRST[_slots(np.array([_key(word) for word in _cue.words], dtype=np.uint32))] |= np.uint32(1 << _bit)
+    _FIRST[_slots(np.array([_key(word) for word in _cue.words], dtype=np.uint32))] |= np.uint64(1 << _bit)
     if _cue.next_words:
-        _NEXT[_slots(np.array([_key(word) for word in _cue.next_words], dtype=np.uint32))] |= np.uint32(1 << _bit)
-_ALONE = np.uint32(sum(1 << bit for bit, cue in enumerate(_CUES) if not cue.next_words))
+        _NEXT[_slots(np.array([_key(word) for word in _cue.next_words], dtype=np.uint32))] |= np.uint64(1 << _bit)
+_ALONE = np.uint64(sum(1 << bit for bit, cue in enumerate(_CUES) if not cue.next_words))
 
 Cues = dict[str, list[int]]
 """For each pattern that may match, the characters at which a match may begin, in rising order."""

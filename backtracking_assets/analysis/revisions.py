@@ -201,7 +201,7 @@ def find_revisions(text: str, reading: Reading | None = None, cues: Cues | None 
     if reading is None or plain is not text:
         reading = read(plain)
     found = _changed_values(reading.claims) if reading.claims else []
-    if cues is None or cues:
+    if cues is None or not cues.keys() <= {"confirms"}:
         # `İ` alone has two characters in lower case; positions must stay.
         plain = plain.replace("İ", "i").lower()
         found += _changed_approaches(plain, cues)
@@ -284,7 +284,7 @@ def _taken_back(text: str, reading: Reading, cues: Cues | None) -> list[Revision
     if not doubts and not retractions:
         return []
     claims, starts = reading.claims, [claim.start for claim in reading.claims]
-    confirmed = [match.start() for match in _CONFIRMS.finditer(text)]
+    confirmed = [match.start() for match in _matches(_CONFIRMS, text, cues, "confirms")]
     found: list[Revision] = []
     for (begin, behind), retracts in [*((span, False) for span in doubts), *((span, True) for span in retractions)]:
         end = behind + REACH

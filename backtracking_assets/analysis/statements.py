@@ -61,6 +61,7 @@ _EQUATES = re.compile(r"(?:[ec]|(?<=[^n]):)(?=[hb(]*+[no\[)])")
 """A sign or word of equality that a value may follow. `Total: 31` and `Final: 54` name one as well; `9:40` does not."""
 _HEDGING = re.compile(r"[hb(]*+")
 _SIDE = re.compile(rf"(?:[no(\[)][no(\[)p]{{0,{_LONGEST_SIDE - 1}}}+)?+")
+_HEDGES_AHEAD, _GOES_ON = frozenset("hb("), frozenset("no([)p")
 _UNIT = re.compile(r"n[wch]o")
 _NOUN = re.compile(r"[wcphn]{0,4}+")
 _NO_BRACKETS = str.maketrans("", "", "([)")
@@ -168,9 +169,13 @@ def _read_chain(tokens: Tokens, first: int, claims: list[Claim]) -> int:
     further: list[tuple[tuple[str, ...], bool, int]] = []
     index = first
     while True:
-        side = _end(_HEDGING, kinds, index + 1)
-        side_end = _right_expression(kinds, side)
-        if side < side_end < len(kinds) and _continues(tokens, side_end):
+        side = index + 1
+        if kinds[side : side + 1] in _HEDGES_AHEAD:
+            side = _end(_HEDGING, kinds, side)
+        # Mostly a single number follows.
+        alone = kinds[side : side + 1] == "n" and kinds[side + 1 : side + 2] not in _GOES_ON
+        side_end = side + 1 if alone else _right_expression(kinds, side)
+        if side < side_end < len(kinds) and kinds[side_end] in "ec" and _continues(tokens, side_end):
             expression = _expression(tokens, side, side_end)
             if expression is not None:
                 further.append((expression, True, tokens.starts[side]))
@@ -190,11 +195,12 @@ def _read_chain(tokens: Tokens, first: int, claims: list[Claim]) -> int:
         subjects.append((name, False, name_start))
     subjects += further
     number, decimals = value
-    noun = _noun_behind(tokens, side_end)
     for subject, is_expression, start in subjects:
         named = subject
-        if not is_expression and (subject[:1] == ("there",) or (not subject and noun[-2:] == ("in", "all"))):
-            named = ("there", *noun)
+        if not is_expression and subject[:1] in ((), ("there",)):
+            noun = _noun_behind(tokens, side_end)
+            if subject or noun[-2:] == ("in", "all"):
+                named = ("there", *noun)
         claims.append(Claim(named, is_expression, number, decimals, start, tokens.ends[side_end - 1]))
     if not subjects:
         claims.append(Claim((), False, number, decimals, tokens.starts[first], tokens.ends[side_end - 1]))
@@ -268,11 +274,11 @@ def _name(tokens: Tokens, end: int, sign: int) -> tuple[tuple[str, ...] | None, 
             break
         begin -= 1
     words = tokens.texts[begin:end]
-    if any(word in _SUPPOSED for word in words[:2]) or _supposes(tokens, sign):
+    if not _SUPPOSED.isdisjoint(words[:2]) or _supposes(tokens, sign):
         return None, 0
     if words and len(words[-1]) == 1 and words[-1] != "a" and words[-1].isalpha() and tokens.kinds[sign] == "e":
         return (words[-1],), tokens.starts[end - 1]
-    kept = tuple(word for word in words if word not in _FILLING)
+    kept = tuple([word for word in words if word not in _FILLING])
     start = tokens.starts[begin if begin < end else sign]
     if not kept or kept[-1] in _PRONOUNS or (len(kept) == 1 and kept[0][0].isdigit()):
         return (), start
