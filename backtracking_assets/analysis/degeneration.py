@@ -21,8 +21,8 @@ LONG_DIGITS = 100
 """Digits in a row, without separators, that no answer needs."""
 
 _LONG_DIGITS = re.compile(rf"(?<![0-9])[0-9]{{{LONG_DIGITS}}}")
-_COMPARED = 4
-"""Tokens in a row by which places are compared before a unit is suspected."""
+_COMPARED = 8
+"""Tokens in a row, at most, by which places are compared before a unit is suspected."""
 _MULTIPLIER = 1_000_003
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from backtracking_assets import conditions
 from backtracking_assets.analysis.answers import judge_folded, warm_up
-from backtracking_assets.analysis.backtracking_classes import Classes, Span, classify_steps, classify_text
+from backtracking_assets.analysis.backtracking_classes import Classes, Span, classify_steps, classify_texts
 from backtracking_assets.analysis.degeneration import degeneration_rules
 from backtracking_assets.analysis.step_columns import StepColumns, read_step_columns
 from backtracking_assets.analysis.text_columns import TextColumn, events_of
@@ -141,9 +141,9 @@ def _classes(
     truncated: Sequence[bool],
 ) -> list[Classes]:
     """The classes of each text, exact where its steps are known."""
-    states = [{"degenerate": rule is not None, "cut_off": cut} for rule, cut in zip(broken, truncated, strict=True)]
+    degenerate = [rule is not None for rule in broken]
     if steps is None:
-        return [classify_text(text, own, **state) for text, own, state in zip(texts, events, states, strict=True)]
+        return classify_texts(texts, events, degenerate, truncated)
     firsts, starts, ends = steps.firsts.tolist(), steps.starts.tolist(), steps.ends.tolist()
     redos = steps.redos.tolist()
     bounds = [bisect_left(redos, first) for first in firsts]
@@ -153,9 +153,10 @@ def _classes(
             own,
             ends[firsts[row] : firsts[row + 1]] if own else (),
             [Span(starts[at], ends[at]) for at in redos[bounds[row] : bounds[row + 1]]],
-            **state,
+            degenerate=degenerate[row],
+            cut_off=truncated[row],
         )
-        for row, (text, own, state) in enumerate(zip(texts, events, states, strict=True))
+        for row, (text, own) in enumerate(zip(texts, events, strict=True))
     ]
 
 

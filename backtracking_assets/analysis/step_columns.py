@@ -31,8 +31,6 @@ Numbers = npt.NDArray[np.int64]
 
 _UNDECIDED = -1
 _BLANK, _UNREADABLE, _STEP = 0, 1, 2
-_KIND, _WAITS, _LEFT, _OPERAND, _RESULT, _START, _END = range(7)
-_COLUMNS = 7
 _REMEMBERED = 100_000
 """Lines that are remembered from one table to the next."""
 _TOGETHER = 24
@@ -43,15 +41,24 @@ _NO_OPERAND = np.iinfo(np.int64).min
 
 
 class _Lines(dict[str, int]):
-    """The number of each line, under which `columns` has what it says."""
+    """The number of each line, at which the columns have what it says."""
 
     def __init__(self, strict: tuple[str, ...]) -> None:
         self.trigger = trigger_pattern(strict)
-        self.columns = array("q")
+        self.kinds, self.waits = array("b"), array("b")
+        self.left, self.operand, self.result = array("q"), array("q"), array("q")
+        # Characters of the line between which its arithmetic stands.
+        self.starts, self.ends = array("i"), array("i")
 
     def __missing__(self, line: str) -> int:
+        kind, waits, step, span = _parsed(line, self.trigger)
+        self.kinds.append(kind)
+        self.waits.append(waits)
+        for column, value in zip((self.left, self.operand, self.result), step, strict=True):
+            column.append(value)
+        self.starts.append(span[0])
+        self.ends.append(span[1])
         number = self[line] = len(self)
-        self.columns.extend(_parsed(line, self.trigger))
         return number
 
 
@@ -60,21 +67,19 @@ def _lines_known(strict: tuple[str, ...]) -> _Lines:
     return _Lines(strict)
 
 
-def _parsed(line: str, trigger: re.Pattern[str]) -> tuple[int, int, int, int, int, int, int]:
+def _parsed(line: str, trigger: re.Pattern[str]) -> tuple[int, bool, tuple[int, int, int], tuple[int, int]]:
     """What a line of a thought says: its kind, whether it begins with a trigger, the step and where that stands."""
     stripped = line.strip()
     if not stripped or stripped == THINK_OPEN:
-        return _BLANK, 0, 0, 0, 0, 0, 0
+        return _BLANK, False, (0, 0, 0), (0, 0)
     wait = trigger.match(stripped)
     match = parse_step(stripped, wait)
     if match is None:
-        return _UNREADABLE, int(wait is not None), 0, 0, 0, 0, 0
+        return _UNREADABLE, wait is not None, (0, 0, 0), (0, 0)
     operand = int(match[3]) if match[2] == "+" else -int(match[3])
     lead = line.index(stripped)
-    return (
-        *(_STEP, int(wait is not None), int(match[1]), operand, int(match[4])),
-        *(lead + match.start(1), lead + match.end()),
-    )
+    span = lead + match.start(1), lead + match.end()
+    return _STEP, wait is not None, (int(match[1]), operand, int(match[4])), span
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,21 @@ class StepColumns:
     """A column for each count of `Steps`."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the lines of all texts say that are not blank; `step` and `span` have elements of the steps alone."""
+
+    lines: Numbers
+    """Which of all lines each is."""
+    kinds: npt.NDArray[np.int8]
+    waits: npt.NDArray[np.int8]
+    left: Numbers
+    operand: Numbers
+    result: Numbers
+    starts: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int32]
+
+
 def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Detection) -> StepColumns:
     """`read_steps` of each text with its question, and `changed_redos`."""
     n = len(texts)
@@ -99,37 +119,29 @@ def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Det
     closed = np.array([bool(close) for _, close, _ in thoughts], dtype=bool)
     split = [thought.split("\n") for thought, _, _ in thoughts]
     lines = list(chain.from_iterable(split))
-    n_lines = np.fromiter(map(len, split), dtype=np.int64, count=n)
+    lasts = np.cumsum(np.fromiter(map(len, split), dtype=np.int32, count=n), dtype=np.int32)
     said = _said(lines, rules.strict)
-    rows = np.repeat(np.arange(n), n_lines)
+    row = np.searchsorted(lasts, said.lines, side="right").astype(np.int32)
 
-    # Blank lines are none.
-    kept = np.flatnonzero(said[:, _KIND] != _BLANK)
-    said, row = said[kept], rows[kept]
-    waits, finished = said[:, _WAITS], np.ones(len(kept), dtype=bool)
-    close_waits = int(trigger_pattern(rules.strict).match(THINK_CLOSE) is not None)
-    followed = np.where(closed[row], close_waits, _UNDECIDED)
-    within = row[1:] == row[:-1]
-    followed[:-1][within] = waits[1:][within]
-    torn = np.flatnonzero(np.isin(kept, np.cumsum(n_lines)[~closed] - 1))  # last lines of texts that were cut off
-    finished[torn] = False
-    for place in torn[waits[torn] == 0].tolist():
-        if place > 0 and row[place - 1] == row[place] and may_become_trigger(lines[kept[place]].strip(), rules):
+    close_waits = trigger_pattern(rules.strict).match(THINK_CLOSE) is not None
+    followed = np.where(closed, np.int8(close_waits), np.int8(_UNDECIDED))[row]
+    np.copyto(followed[:-1], said.waits[1:], where=row[1:] == row[:-1])
+    finished = np.ones(len(row), dtype=bool)
+    for place in _torn_lines(said.lines, lasts[~closed] - 1):
+        finished[place] = False
+        may_be = not said.waits[place] and may_become_trigger(lines[said.lines[place]].strip(), rules)
+        if may_be and place > 0 and row[place - 1] == row[place]:
             followed[place - 1] = _UNDECIDED
-
-    is_step = said[:, _KIND] == _STEP
+    is_step = said.kinds == _STEP
     n_unreadable = np.bincount(row[~is_step & finished], minlength=n)
-    lengths = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines)) + 1
-    line_starts = np.cumsum(lengths) - lengths
-    line_starts = line_starts - line_starts[(np.cumsum(n_lines) - n_lines)[rows]] if n else line_starts
-    step_lines = kept[is_step]
-    said, row, followed, waits = said[is_step], row[is_step], followed[is_step], waits[is_step]
-    left, operand, result = said[:, _LEFT], said[:, _OPERAND], said[:, _RESULT]
+
+    row, followed, waits = row[is_step], followed[is_step], said.waits[is_step]
+    left, operand, result = said.left, said.operand, said.result
     wrong = result != left + operand
     again = (row[1:] == row[:-1]) & (left[1:] == left[:-1]) & (operand[1:] == operand[:-1])
     corrected = again & wrong[:-1] & (followed[:-1] == 1) & ~wrong[1:]
     # For each completion: right steps, then wrong ones; of each not followed, followed by none and by a trigger.
-    kinds = np.bincount(row * 6 + wrong * 3 + followed + 1, minlength=6 * n).reshape(n, 2, 3)
+    kinds = np.bincount(row * 6 + (wrong * np.int8(3) + followed + 1), minlength=6 * n).reshape(n, 2, 3)
     firsts = np.searchsorted(row, np.arange(n + 1))
     counts: dict[str, list[int] | list[int | None]] = {
         "n_steps": kinds.sum(axis=(1, 2)).tolist(),
@@ -143,51 +155,67 @@ def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Det
         "n_off_chain_steps": _off_chain(firsts, left, operand, result, waits, questions),
     }
     redos = np.flatnonzero(again & (result[1:] != result[:-1])) + 1
-    redos = redos[[_is_redo(at, row, firsts, left, operand, result, questions) for at in redos.tolist()]]
-    at = line_starts[step_lines]
-    return StepColumns(firsts, at + said[:, _START], at + said[:, _END], redos, counts)
+    kept_total = result[redos - 1] == left[redos - 1]
+    is_redo = ~kept_total
+    for number in np.flatnonzero(kept_total).tolist():
+        at = redos[number]
+        done = np.count_nonzero(operand[firsts[row[at]] : firsts[row[at] + 1]] == operand[at])
+        is_redo[number] = done > operations_asked(questions[row[at]])[int(operand[at])]
+    ends_of_lines = np.cumsum(np.fromiter(map(len, lines), dtype=np.int32, count=len(lines)) + np.int32(1))
+    line_starts = np.concatenate([[0], ends_of_lines])
+    text_starts = line_starts[np.concatenate([[0], lasts])]
+    at = line_starts[said.lines[is_step]] - text_starts[row]
+    return StepColumns(firsts, at + said.starts, at + said.ends, redos[is_redo], counts)
 
 
-def _said(lines: Sequence[str], strict: tuple[str, ...]) -> Numbers:
-    """What each line says, shape [lines, 7]."""
+def _torn_lines(lines: Numbers, lasts: Numbers) -> list[int]:
+    """Places in ``lines`` of those that end a text which was cut off."""
+    places = np.searchsorted(lines, lasts)
+    within = places < len(lines)
+    return places[within][lines[places[within]] == lasts[within]].tolist()
+
+
+def _said(lines: Sequence[str], strict: tuple[str, ...]) -> _Said:
     with _LOCK:
         table = _lines_known(strict)
         if len(table) > _REMEMBERED:
             _lines_known.cache_clear()
             table = _lines_known(strict)
-        numbers = np.fromiter(map(table.__getitem__, lines), dtype=np.int64, count=len(lines))
-        return np.frombuffer(table.columns, dtype=np.int64).reshape(-1, _COLUMNS)[numbers]
+        numbers = np.fromiter(map(table.__getitem__, lines), dtype=np.int32, count=len(lines))
+        kinds = np.frombuffer(table.kinds, dtype=np.int8)[numbers]
+        kept = np.flatnonzero(kinds != _BLANK)
+        numbers, kinds = numbers[kept], kinds[kept]
+        waits = np.frombuffer(table.waits, dtype=np.int8)[numbers]
+        steps = numbers[kinds == _STEP]
+        left, operand, result = (
+            np.frombuffer(column, dtype=np.int64)[steps] for column in (table.left, table.operand, table.result)
+        )
+        starts, ends = (np.frombuffer(column, dtype=np.int32)[steps] for column in (table.starts, table.ends))
+        return _Said(kept, kinds, waits, left, operand, result, starts, ends)
 
 
-def _is_redo(
-    at: int,
-    row: Numbers,
+@lru_cache(maxsize=4096)
+def _fenced(operands: tuple[int, ...]) -> Numbers:
+    """Operands with none on either side, so that the last and the next one can always be looked up."""
+    return np.array([_NO_OPERAND, *operands, _NO_OPERAND], dtype=np.int64)
+
+
+def _off_chain(
     firsts: Numbers,
     left: Numbers,
     operand: Numbers,
     result: Numbers,
+    waits: npt.NDArray[np.int8],
     questions: Sequence[str],
-) -> bool:
-    """Whether a step of the same operation as the one before is no next operation of the problem."""
-    if result[at - 1] != left[at - 1]:
-        return True
-    of_row = int(row[at])
-    done = np.count_nonzero(operand[firsts[of_row] : firsts[of_row + 1]] == operand[at])
-    return int(done) > operations_asked(questions[of_row])[int(operand[at])]
-
-
-def _off_chain(
-    firsts: Numbers, left: Numbers, operand: Numbers, result: Numbers, waits: Numbers, questions: Sequence[str]
 ) -> list[int | None]:
     """`n_off_chain_steps` of each completion: the chains are followed side by side, the longest ones to their end."""
     asked = [chain_asked(question) for question in questions]
-    found: list[int | None] = [None if chain is None else 0 for chain in asked]
+    found: list[int | None] = [None if own is None else 0 for own in asked]
     n_steps = np.diff(firsts)
-    order = np.array([row for row, chain in enumerate(asked) if chain is not None], dtype=np.int64)
+    order = np.array([row for row, own in enumerate(asked) if own is not None], dtype=np.int64)
     order = order[np.argsort(-n_steps[order], kind="stable")]
     chains = [asked[row] or (0, ()) for row in order.tolist()]
-    # Every chain's operands with none on either side, so that the last and the next one can always be looked up.
-    operands = np.array([o for _, own in chains for o in (_NO_OPERAND, *own, _NO_OPERAND)], dtype=np.int64)
+    operands = np.concatenate([_fenced(own) for _, own in chains] or [_fenced(())])
     sizes = np.array([len(own) + 2 for _, own in chains], dtype=np.int64)
     last = np.cumsum(sizes) - sizes  # place of each chain's last operation that was done
     total = np.array([start for start, _ in chains], dtype=np.int64)

@@ -21,9 +21,7 @@ _ASCII = bytes(range(128))
 _KINDS = np.zeros(256, dtype=np.uint8)
 _KINDS[[*b"abcdefghijklmnopqrstuvwxyz"]] = 1
 _KINDS[[*b"0123456789"]] = 2
-_CODE_BITS = 5
-_HEAD = 4
-"""Characters of a line that are compared."""
+_MASKS = np.array([(0xFFFFFFFF << 8 * (4 - length)) & 0xFFFFFFFF for length in range(5)], dtype=np.uint32)
 _SPACE = " \t\n\r\v\f\x1c\x1d\x1e\x1f?"
 """White space, and what white space outside ASCII stands as."""
 
@@ -41,12 +39,13 @@ class TextColumn:
 
     @cached_property
     def flat(self) -> npt.NDArray[np.uint8]:
-        return np.frombuffer(b"".join(self.folded), dtype=np.uint8)
+        """All texts, a line break behind each."""
+        return np.frombuffer(b"".join([part for text in self.folded for part in (text, b"\n")]), dtype=np.uint8)
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each text starts in `flat`, and where the last one ends, shape [texts + 1]."""
-        return np.cumsum([0, *map(len, self.texts)], dtype=np.int64)
+        """Where each text starts in `flat`, and the end of that, shape [texts + 1]."""
+        return np.cumsum([0, *map(len, self.texts)], dtype=np.int64) + np.arange(len(self.texts) + 1)
 
     @cached_property
     def odd(self) -> set[int]:
@@ -58,18 +57,34 @@ class TextColumn:
         """Places in `flat` at which a run of letters, or one of digits, begins."""
         kinds = _KINDS.take(self.flat)
         starts = kinds > 0
-        joined = kinds[1:] == kinds[:-1]
-        cuts = self.offsets[1:-1]
-        joined[cuts[(cuts > 0) & (cuts <= len(joined))] - 1] = False
-        starts[1:] &= ~joined
+        starts[1:] &= kinds[1:] != kinds[:-1]
         return np.flatnonzero(starts)
 
     @cached_property
-    def word_codes(self) -> npt.NDArray[np.int32]:
-        """The first three characters of each word, five bits each; what stands behind the last text counts as 0."""
-        padded = np.concatenate([self.flat, np.zeros(2, dtype=np.uint8)]) & 31
-        first, second, third = (padded[self.word_starts + shift].astype(np.int32) for shift in range(3))
-        return (first << 2 * _CODE_BITS) | (second << _CODE_BITS) | third
+    def heads(self) -> npt.NDArray[np.uint32]:
+        """The four characters from each place on, the first one in the highest byte; 0 behind the last text."""
+        pairs = np.zeros(len(self.flat) + 2, dtype=np.uint16)
+        pairs[:-2] = self.flat
+        pairs <<= 8
+        pairs[: max(len(self.flat) - 1, 0)] |= self.flat[1:]
+        quads = pairs[:-2].astype(np.uint32)
+        quads <<= 16
+        quads |= pairs[2:]
+        return quads
+
+    @cached_property
+    def word_codes(self) -> npt.NDArray[np.uint32]:
+        """The first three characters of each word, five bits each."""
+        heads = self.heads[self.word_starts]
+        return ((heads >> 14) & 0x7C00) | ((heads >> 11) & 0x3E0) | ((heads >> 8) & 0x1F)
+
+    @cached_property
+    def word_keys(self) -> npt.NDArray[np.uint32]:
+        """The first four letters of each word, 0 behind a shorter one."""
+        kinds = _KINDS.take(self.flat)
+        ends = np.flatnonzero((kinds[:-1] > 0) & (kinds[1:] != kinds[:-1])) + 1  # a line break stands behind each text
+        lengths = np.minimum(ends - self.word_starts, 4)
+        return self.heads[self.word_starts] & _MASKS[lengths]
 
     def rows_of(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The text that each place of `flat` is in."""
@@ -157,16 +172,15 @@ def may_repeat_lines(column: TextColumn, times: int) -> set[int]:
     kinds = column.flat[signs]
     ends = signs[kinds == ord("\n")]
     suspects = column.odd.union(column.rows_of(signs[(kinds != ord("\n")) & (kinds != ord("\t"))]).tolist())
-    starts = np.sort(np.concatenate([column.offsets[:-1], ends + 1]))
-    padded = np.concatenate([column.flat, np.zeros(_HEAD, dtype=np.uint8)])
-    starts = starts[(padded[starts] != ord("\n")) & (starts < len(column.flat))]
-    suspects.update(column.rows_of(starts[padded[starts] <= ord(" ")]).tolist())
-    heads = np.zeros(len(starts), dtype=np.int64)
-    goes_on = np.ones(len(starts), dtype=bool)
-    for shift in range(_HEAD):
-        characters = padded[starts + shift]
-        goes_on &= characters > ord(" ")
-        heads = (heads << 8) | np.where(goes_on, characters, 0)
+    starts = np.concatenate([[0], ends + 1])
+    starts = starts[starts < len(column.flat)]
+    heads = column.heads[starts]
+    filled = (heads >> 24) != ord("\n")
+    starts, heads = starts[filled], heads[filled]
+    suspects.update(column.rows_of(starts[(heads >> 24) <= ord(" ")]).tolist())
+    # Behind white space two lines that are the same may differ.
+    for shift in (16, 8, 0):
+        heads[((heads >> shift) & 0xFF) <= ord(" ")] &= np.uint32((0xFFFFFFFF << (shift + 8)) & 0xFFFFFFFF)
     begins = runs(heads[1:] == heads[:-1], times, np.searchsorted(starts, column.offsets))
     return suspects.union(column.rows_of(starts[begins]).tolist())
 
