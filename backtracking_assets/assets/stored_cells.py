@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.analysis.metrics import statistics_digest
@@ -98,7 +97,9 @@ def current_baseline(opened: OpenExperiment) -> StoredCell | None:
 
     All such cells share their completions.
     """
-    return baseline_among(opened, _rows_by_cell(opened), checks_of(opened))
+    rows = queries.cells(opened.layout, scale=BASELINE_SCALE).to_pylist()
+    checks = outcomes_by_cell(queries.checks(opened.layout, scale=BASELINE_SCALE).to_pylist())
+    return baseline_among(opened, _by_cell(rows), checks)
 
 
 def baseline_among(
@@ -123,7 +124,12 @@ def measured_cells(opened: OpenExperiment) -> set[Cell]:
 
 def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
     """A cell's rows of `records.METRICS`."""
-    return _of_cell(queries.metrics(opened.layout), cell)
+    return queries.metrics(opened.layout, cell)
+
+
+def checks_of_cell(opened: OpenExperiment, cell: Cell) -> tuple[CheckOutcome, ...]:
+    """The outcomes of a cell's checks."""
+    return outcomes_by_cell(queries.checks(opened.layout, cell).to_pylist()).get(cell, ())
 
 
 def checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Cell, tuple[CheckOutcome, ...]]:
@@ -161,8 +167,8 @@ def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
 
 
 def _rows_by_cell(opened: OpenExperiment) -> dict[Cell, dict]:
-    return {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
+    return _by_cell(queries.cells(opened.layout).to_pylist())
 
 
-def _of_cell(table: pa.Table, cell: Cell) -> pa.Table:
-    return table.filter((pc.field("layer_subset") == cell.layer_subset) & (pc.field("scale") == cell.scale))
+def _by_cell(rows: Iterable[dict]) -> dict[Cell, dict]:
+    return {Cell(row["layer_subset"], row["scale"]): row for row in rows}
