@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow as pa
 
 from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
-from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.shared_noise import variance_ratio
 from backtracking_assets.analysis.statistics import holm, paired_difference
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from backtracking_assets.analysis.detection import rules_digest
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.cell_metadata import (
     detections_metadata,
     generations_metadata,

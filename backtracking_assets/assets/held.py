@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.compositions import MEANS, means_digest_of
 from backtracking_assets.assets.continuing import continuation_digest, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from backtracking_assets.analysis.detection import detect, rules_document
-from backtracking_assets.analysis.metrics import cell_metrics, statistics_document, variant_metrics
+from backtracking_assets.analysis.metrics import cell_metrics, variant_metrics
+from backtracking_assets.analysis.statistics_settings import statistics_document
 from backtracking_assets.assets.checks import checks_table, detection_checks, generation_checks, metric_checks
 from backtracking_assets.assets.non_finite import with_origin
 from backtracking_assets.assets.open_experiment import OpenExperiment

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from backtracking_assets.analysis.counts import CellRows
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.conditions import Condition, digest
@@ -16,6 +15,9 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
+
+if TYPE_CHECKING:  # pandas is imported only where something is measured
+    from backtracking_assets.analysis.counts import CellRows
 
 _Subject = TypeVar("_Subject", Cell, Variant)
 
@@ -36,7 +38,9 @@ class StoredCell(StoredCompletions):
         return self.opened.condition(self.cell)
 
     @property
-    def rows(self) -> CellRows:
+    def rows(self) -> "CellRows":
+        from backtracking_assets.analysis.counts import CellRows
+
         return CellRows(self.cell, self.completions, self.detections)
 
     def page_version(self, baseline: "StoredCell | None") -> str:
@@ -97,7 +101,7 @@ def current_baseline(opened: OpenExperiment) -> StoredCell | None:
 
     All such cells share their completions.
     """
-    rows = queries.cells(opened.layout, scale=BASELINE_SCALE).to_pylist()
+    rows = queries.cells(opened.layout, scale=BASELINE_SCALE)
     checks = outcomes_by_cell(queries.checks(opened.layout, scale=BASELINE_SCALE).to_pylist())
     return baseline_among(opened, _by_cell(rows), checks)
 
@@ -167,8 +171,9 @@ def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
 
 
 def _rows_by_cell(opened: OpenExperiment) -> dict[Cell, dict]:
-    return _by_cell(queries.cells(opened.layout).to_pylist())
+    return _by_cell(queries.cells(opened.layout))
 
 
-def _by_cell(rows: Iterable[dict]) -> dict[Cell, dict]:
+def _by_cell(table: pa.Table) -> dict[Cell, dict]:
+    rows = table.drop_columns(["committed_at"]).to_pylist()  # nobody looks at it, and to read a time imports pandas
     return {Cell(row["layer_subset"], row["scale"]): row for row in rows}

@@ -6,7 +6,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import digest
 from backtracking_assets.storage import queries

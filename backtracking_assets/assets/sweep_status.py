@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.continuing import stored_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import cells_shown, has_version, sweep_report_path
