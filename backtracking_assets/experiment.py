@@ -33,6 +33,7 @@ from backtracking_assets.layer_subsets import (
     random_draw,
 )
 from backtracking_assets.phase1_plan import Phase1, check_phase1
+from backtracking_assets.places import PROJECT_ROOT
 from backtracking_assets.plan import (
     BASELINE_SCALE,
     Continuation,
@@ -45,8 +46,6 @@ from backtracking_assets.positive_control_plan import PositiveControl
 from backtracking_assets.records import Cell
 from backtracking_assets.scan_plan import Scan, check_scan
 from backtracking_assets.section import Finite, Name, Section
-
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
 class Experiment(Section):

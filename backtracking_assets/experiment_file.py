@@ -8,8 +8,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from backtracking_assets.errors import ExperimentError, did_you_mean
-from backtracking_assets.experiment import PROJECT_ROOT, Experiment
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.layer_subsets import FORMS
+from backtracking_assets.places import PROJECT_ROOT
 
 EXPERIMENTS_DIR = PROJECT_ROOT / "data" / "experiments"
 

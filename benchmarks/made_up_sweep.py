@@ -17,7 +17,8 @@ import pyarrow as pa
 import yaml
 
 from backtracking_assets.analysis.detection import detect, rules_document
-from backtracking_assets.analysis.metrics import cell_metrics, statistics_document
+from backtracking_assets.analysis.metrics import cell_metrics
+from backtracking_assets.analysis.statistics_settings import statistics_document
 from backtracking_assets.assets.checks import checks_table, detection_checks, generation_checks, metric_checks
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import report_path, stamped

@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from backtracking_assets.analysis.counts import CellRows, joined
-from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.statistics import Difference, Estimate, holm, paired_difference, quotient, share
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.phase1_records import BACKTRACKING_ACCURACY

@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from backtracking_assets.analysis.counted_rows import ONES, CountedRows, columns_of, from_frame, in_order_of
 from backtracking_assets.analysis.counts import CellRows, joined
-from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.paired_differences import Pair, paired_differences
 from backtracking_assets.analysis.resampling import Column
 from backtracking_assets.analysis.shared_noise import variance_ratios
 from backtracking_assets.analysis.statistics import holm
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.statistics import holm, mean, sign_flip_p
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.scan_records import COMPONENT_SUMMARIES, DIVERGENCES, FIGURES

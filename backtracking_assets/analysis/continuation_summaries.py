@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.statistics import Difference, Estimate, holm, mean, paired_difference, share
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import CONTINUATION_MEASURES, ContinuationMeasure

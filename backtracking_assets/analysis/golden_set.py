@@ -15,8 +15,8 @@ from backtracking_assets.analysis.backtracking_classes import Classes, classify_
 from backtracking_assets.analysis.degeneration import degeneration_rule
 from backtracking_assets.analysis.triggers import find_events
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import PROJECT_ROOT
 from backtracking_assets.experiment_sections import Detection
+from backtracking_assets.places import PROJECT_ROOT
 from backtracking_assets.records import CompletionClass, EventClass
 
 FOLDER = PROJECT_ROOT / "data" / "golden"

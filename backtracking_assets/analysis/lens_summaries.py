@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.statistics import Estimate, holm, mean, paired_difference
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.scan_records import LENS_SUMMARIES

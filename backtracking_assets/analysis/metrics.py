@@ -8,28 +8,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from backtracking_assets import conditions
 from backtracking_assets.analysis.answers import equal
 from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
 from backtracking_assets.analysis.statistics import Estimate, mean, median_time_to_first_event, rate, share
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure
 from backtracking_assets.records import METRICS, Cell, Problem, Variant
 from backtracking_assets.variant_records import VARIANT_METRICS
-
-METRICS_VERSION = "2"
-"""Raised whenever a change of this package changes an estimate or an interval."""
-
-
-def statistics_document(statistics: Statistics) -> dict[str, Any]:
-    """The settings and the version of the code that applies them, as JSON values."""
-    return {"version": METRICS_VERSION, "statistics": statistics.model_dump(mode="json")}
-
-
-def statistics_digest(statistics: Statistics) -> str:
-    """Hexadecimal sha256 of `statistics_document`."""
-    return conditions.digest(statistics_document(statistics))
 
 
 def cell_metrics(

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from backtracking_assets.analysis.detection import rules_digest
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.cell_metadata import (
     detections_metadata,
     generations_metadata,
@@ -19,7 +19,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.progress import logged
 from backtracking_assets.assets.pushing import cell_finished
-from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
+from backtracking_assets.assets.stored_cells import checks_of_cell, current_baseline, detected_cell, linked_cell
 from backtracking_assets.assets.tracking import track_cell
 from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.execution.gpu_executor import GPU_POOL
@@ -48,7 +48,7 @@ def _identity(opened: OpenExperiment, cell: Cell, made: Generation) -> CheckOutc
     one is made again: what broke it may be mended.
     """
     if made.linked:
-        for outcome in checks_of(opened).get(cell, ()):
+        for outcome in checks_of_cell(opened, cell):
             if outcome.name == "identity_at_scale_1" and outcome.passed:
                 return outcome
     return identity_check(probe_identity(opened, cell))
@@ -106,8 +106,7 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        _, outcomes = read_cell(opened, cell, context.run.run_id)
-        stored = detected_cell(opened, cell)
+        stored, outcomes = read_cell(opened, cell, context.run.run_id)
         baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.version()),
@@ -157,11 +156,10 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
     def condition_reports(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
         report, path = write_cell_report(opened, cell, context.run.run_id)
-        version = detected_cell(opened, cell).page_version(current_baseline(opened))
         cell_finished(experiment, context.log.warning)
         track_cell(opened, cell, context.log.warning)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(version),
+            data_version=dg.DataVersion(report.version),
             metadata=report_metadata(experiment, report, path),
         )
 

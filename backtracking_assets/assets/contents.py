@@ -17,6 +17,7 @@ from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import (
     StoredCell,
     checks_of,
+    checks_of_cell,
     current_baseline,
     current_cells,
     detected_cell,
@@ -44,6 +45,17 @@ from backtracking_assets.storage import queries
 from backtracking_assets.storage.sweep_queries import Wanted, generated
 
 _EXAMPLES_A_CELL = 3
+_SHOWN_OF_COMPLETIONS = ("text", "finish_reason")
+_SHOWN_OF_DETECTIONS = (
+    "has_strict",
+    "event_starts",
+    "event_ends",
+    "event_kinds",
+    "event_classes",
+    "verdict",
+    "degeneration_rule",
+    "completion_class",
+)
 
 
 def primary_measure(experiment: Experiment) -> str | None:
@@ -59,7 +71,8 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
     """
     experiment = opened.experiment
     stored = detected_cell(opened, cell)
-    baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
+    current = current_baseline(opened)
+    baseline = None if cell.scale == BASELINE_SCALE else current
     scale = f"--scale {scale_key(cell.scale)}"
     comparisons = None
     if baseline is not None and baseline.fingerprint != stored.fingerprint:
@@ -83,19 +96,19 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         fingerprint=stored.fingerprint,
         condition=opened.condition(cell).model_dump(mode="json"),
         problem_set_digest=stored.problem_set_digest,
-        version=stored.page_version(current_baseline(opened)),
+        version=stored.page_version(current),
         primary_measure=primary_measure(experiment),
         metrics=metrics_of(opened, cell).to_pandas(),
         baseline_metrics=None if baseline is None else metrics_of(opened, baseline.cell).to_pandas(),
         comparisons=comparisons,
-        checks=checks_of(opened).get(cell, ()),
+        checks=checks_of_cell(opened, cell),
         examples=shown,
         class_examples=class_examples(stored, baseline, shown),
         provenance=provenance(
             experiment,
             stored.completions,
             run_id,
-            queries.chunk_sizes(opened.layout),
+            queries.chunk_sizes(opened.layout, stored.fingerprint),
             f"--layer-subset {cell.layer_subset} {scale}",
         ),
     )
@@ -179,10 +192,14 @@ def class_examples(stored: Stored, baseline: Stored | None, shown: Sequence[Exam
 
 def _by_key(stored: Stored) -> dict[tuple[str, int], tuple[dict, dict]]:
     """(completion, detection) by (problem id, sample id)."""
-    detections = {(row["problem_id"], row["sample_id"]): row for row in stored.detections.to_pylist()}
-    columns = ["problem_id", "sample_id", "text", "finish_reason"]
-    completions = {(row["problem_id"], row["sample_id"]): row for row in stored.completions.select(columns).to_pylist()}
+    detections = _rows_by_key(stored.detections, _SHOWN_OF_DETECTIONS)
+    completions = _rows_by_key(stored.completions, _SHOWN_OF_COMPLETIONS)
     return {key: (completions[key], detections[key]) for key in completions}
+
+
+def _rows_by_key(table: pa.Table, columns: Sequence[str]) -> dict[tuple[str, int], dict]:
+    rows = table.select(["problem_id", "sample_id", *columns]).to_pylist()
+    return {(row["problem_id"], row["sample_id"]): row for row in rows}
 
 
 def _example(

@@ -14,7 +14,7 @@ from backtracking_assets.analysis.continuation_positions import (
     observed_triggers,
 )
 from backtracking_assets.analysis.continuation_texts import Reading, read_continuation
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.loaded import loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import StoredCell, current_baseline

@@ -1,22 +1,25 @@
 """Figures from completions: checked, read by the rules, measured. Each step stores what it found."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from backtracking_assets.analysis.detection import detect, rules_document
-from backtracking_assets.analysis.metrics import cell_metrics, statistics_document, variant_metrics
+from backtracking_assets.analysis.metrics import cell_metrics, variant_metrics
+from backtracking_assets.analysis.statistics_settings import statistics_document
 from backtracking_assets.assets.checks import checks_table, detection_checks, generation_checks, metric_checks
 from backtracking_assets.assets.non_finite import with_origin
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.stored_cells import detected_cell, linked_cell
+from backtracking_assets.assets.stored_cells import StoredCell, detected_cell, linked_cell
 from backtracking_assets.assets.stored_variants import Stored, StoredVariant, detected_variant, linked_variant
 from backtracking_assets.fault_points import reached
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage.commits import write_checks, write_detections, write_metrics
+
+_Stored = TypeVar("_Stored", StoredCell, StoredVariant)
 
 
 def check_completions(
@@ -46,8 +49,8 @@ def asset_of(stored: Stored, cell_asset: str) -> str:
     return f"variant_{cell_asset}" if isinstance(stored, StoredVariant) else cell_asset
 
 
-def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
-    """Read a cell's completions by the rules as they are now; the detections that were stored, and their checks.
+def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[StoredCell, list[CheckOutcome]]:
+    """Read a cell's completions by the rules as they are now; the cell with what was stored, and its checks.
 
     Raises:
         StorageError: the cell's completions are not there or not current, or the store cannot be written.
@@ -55,12 +58,12 @@ def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Table
     return _read(linked_cell(opened, cell), run_id)
 
 
-def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
+def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[StoredVariant, list[CheckOutcome]]:
     """`read_cell` for a prompt variant."""
     return _read(linked_variant(opened, name), run_id)
 
 
-def _read(stored: Stored, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
+def _read(stored: _Stored, run_id: str) -> tuple[_Stored, list[CheckOutcome]]:
     opened, subject = stored.opened, stored.subject
     found = detect(stored.completions, opened.problems, opened.experiment.detection, run_id=run_id)
     outcomes = detection_checks(opened.experiment.checks, found)
@@ -68,7 +71,7 @@ def _read(stored: Stored, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
     rules = rules_document(opened.experiment.detection)
     write_detections(opened.layout, found, cell=subject, rules=rules, checks=checks)
     reached("detections written", str(subject))
-    return found, outcomes
+    return stored.read_as(found), outcomes
 
 
 def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from backtracking_assets.analysis.detection import rules_digest
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.checkpoint_watch import refuse_other_checkpoint
 from backtracking_assets.assets.compositions import compose
 from backtracking_assets.conditions import Composition, Condition, Intervention, digest, problem_set_digest

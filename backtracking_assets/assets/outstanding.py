@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backtracking_assets.analysis.detection import rules_document
-from backtracking_assets.analysis.metrics import statistics_document
+from backtracking_assets.analysis.statistics_settings import statistics_document
 from backtracking_assets.assets.changes import (
     changed_texts,
     condition_changes,

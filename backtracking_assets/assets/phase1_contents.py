@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.contents import all_completions
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.assets.page_files import has_version, stamped

@@ -15,7 +15,7 @@ from backtracking_assets.analysis.condition_comparison import (
     compare_conditions,
 )
 from backtracking_assets.analysis.formatting import FORMATTING_VERSION, compare_variants
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import (
     StoredCell,

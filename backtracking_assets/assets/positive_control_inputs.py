@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from backtracking_assets.analysis.metrics import statistics_digest
 from backtracking_assets.analysis.planted_truth import PlantedTruth, read_truth
 from backtracking_assets.analysis.positive_control import POSITIVE_CONTROL_VERSION, Scores
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.contents import primary_measure
 from backtracking_assets.assets.continuing import stored_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment

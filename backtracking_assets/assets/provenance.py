@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.execution.host import host_facts
-from backtracking_assets.experiment import PROJECT_ROOT, Experiment
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import experiment_names
+from backtracking_assets.places import PROJECT_ROOT
 from backtracking_assets.reporting.contents import Provenance
 from backtracking_assets.reporting.formats import join_names, plural
 from backtracking_assets.storage.sweep_queries import GENERATED

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from backtracking_assets.assets.provenance import commit, versions
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.experiment import PROJECT_ROOT, Experiment
+from backtracking_assets.experiment import Experiment
+from backtracking_assets.places import PROJECT_ROOT
 from backtracking_assets.storage.bundles.location import open_location
 from backtracking_assets.storage.bundles.manifest import EXPERIMENT_FILE, LOCK_FILE, Origin
 from backtracking_assets.storage.bundles.push import OnTransfer, Pushed, push

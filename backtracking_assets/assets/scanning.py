@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from backtracking_assets.analysis.component_selection import SELECTION_VERSION, criterion, selected_layers
 from backtracking_assets.analysis.component_summaries import SCAN_VERSION
 from backtracking_assets.analysis.continuation_positions import Chosen, choose_positions, observed_triggers
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_variants import (
     StoredVariant,

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.conditions import Condition, digest
@@ -16,6 +14,9 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
+
+if TYPE_CHECKING:  # pandas is imported only where something is measured
+    from backtracking_assets.analysis.counts import CellRows
 
 _Subject = TypeVar("_Subject", Cell, Variant)
 
@@ -36,7 +37,9 @@ class StoredCell(StoredCompletions):
         return self.opened.condition(self.cell)
 
     @property
-    def rows(self) -> CellRows:
+    def rows(self) -> "CellRows":
+        from backtracking_assets.analysis.counts import CellRows
+
         return CellRows(self.cell, self.completions, self.detections)
 
     def page_version(self, baseline: "StoredCell | None") -> str:
@@ -96,7 +99,9 @@ def current_baseline(opened: OpenExperiment) -> StoredCell | None:
 
     All such cells share their completions.
     """
-    return baseline_among(opened, _rows_by_cell(opened), checks_of(opened))
+    rows = queries.cells(opened.layout, scale=BASELINE_SCALE)
+    checks = outcomes_by_cell(queries.checks(opened.layout, scale=BASELINE_SCALE).to_pylist())
+    return baseline_among(opened, _by_cell(rows), checks)
 
 
 def baseline_among(
@@ -121,7 +126,12 @@ def measured_cells(opened: OpenExperiment) -> set[Cell]:
 
 def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
     """A cell's rows of `records.METRICS`."""
-    return _of_cell(queries.metrics(opened.layout), cell)
+    return queries.metrics(opened.layout, cell)
+
+
+def checks_of_cell(opened: OpenExperiment, cell: Cell) -> tuple[CheckOutcome, ...]:
+    """The outcomes of a cell's checks."""
+    return outcomes_by_cell(queries.checks(opened.layout, cell).to_pylist()).get(cell, ())
 
 
 def checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Cell, tuple[CheckOutcome, ...]]:
@@ -159,8 +169,9 @@ def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
 
 
 def _rows_by_cell(opened: OpenExperiment) -> dict[Cell, dict]:
-    return {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
+    return _by_cell(queries.cells(opened.layout))
 
 
-def _of_cell(table: pa.Table, cell: Cell) -> pa.Table:
-    return table.filter((pc.field("layer_subset") == cell.layer_subset) & (pc.field("scale") == cell.scale))
+def _by_cell(table: pa.Table) -> dict[Cell, dict]:
+    rows = table.drop_columns(["committed_at"]).to_pylist()  # nobody looks at it, and to read a time imports pandas
+    return {Cell(row["layer_subset"], row["scale"]): row for row in rows}

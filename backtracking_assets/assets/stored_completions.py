@@ -1,7 +1,8 @@
 """The completions that the store holds of a cell or a prompt variant, and what was read in them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import pyarrow as pa
 
@@ -46,6 +47,12 @@ class StoredCompletions:
             problem_set_digest=self.problem_set_digest,
             n_samples=self.n_samples,
         )
+
+    def read_as(self, detections: pa.Table) -> Self:
+        """These completions with what the rules of the experiment file have just found in them, which is stored."""
+        found = replace(self, rules_digest=self.opened.rules_digest)
+        found.__dict__.update(completions=self.completions, detections=detections)  # where the properties are kept
+        return found
 
     def completions_version(self) -> str:
         """Digest of which completions these are."""

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import StoredCell, failed, outcomes_by
 from backtracking_assets.assets.stored_completions import StoredCompletions
@@ -17,6 +16,9 @@ from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Problem, Variant
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
+
+if TYPE_CHECKING:  # pandas is imported only where something is measured
+    from backtracking_assets.analysis.counts import CellRows
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class StoredVariant(StoredCompletions):
         return self.opened.baseline
 
     @property
-    def rows(self) -> CellRows:
+    def rows(self) -> "CellRows":
+        from backtracking_assets.analysis.counts import CellRows
+
         return CellRows(self.variant, self.completions, self.detections)
 
 
@@ -124,7 +128,7 @@ def is_current(stored: StoredVariant) -> bool:
 def stored_variants(opened: OpenExperiment) -> dict[Variant, StoredVariant]:
     """Every variant of the experiment file that is linked to completions, whichever these are."""
     asked = set(variants_of(opened.experiment))
-    rows = queries.variants(opened.layout).to_pylist()
+    rows = queries.variants(opened.layout).drop_columns(["committed_at"]).to_pylist()  # as those of cells
     return {Variant(row["variant"]): stored_row(opened, row) for row in rows if Variant(row["variant"]) in asked}
 
 

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from backtracking_assets.analysis.detection import rules_digest
-from backtracking_assets.analysis.metrics import statistics_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.cell_metadata import (
     detections_metadata,
     generations_metadata,
@@ -98,8 +98,7 @@ def _variant_detections(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def variant_detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, name = OpenExperiment(experiment), context.partition_key
-        _, outcomes = read_variant(opened, name, context.run.run_id)
-        stored = detected_variant(opened, name)
+        stored, outcomes = read_variant(opened, name, context.run.run_id)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.version()),
             check_results=check_results(outcomes),

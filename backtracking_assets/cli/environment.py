@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
-from backtracking_assets.experiment import PROJECT_ROOT
+from backtracking_assets.places import PROJECT_ROOT
 
 
 def prepare_environment() -> None:

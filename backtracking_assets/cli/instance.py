@@ -7,7 +7,7 @@ from backtracking_assets.execution.dagster_home import opening_lock, prepare_dag
 from backtracking_assets.execution.dead_runs import end_dead_runs
 from backtracking_assets.execution.devices import devices_for
 from backtracking_assets.execution.warm_storage import warm
-from backtracking_assets.experiment import PROJECT_ROOT
+from backtracking_assets.places import PROJECT_ROOT
 
 DEFAULT_DAGSTER_HOME = PROJECT_ROOT / "data" / "dagster_home"
 

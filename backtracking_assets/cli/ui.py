@@ -12,8 +12,8 @@ from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.execution.dagster_home import set_gpu_pool_limit
 from backtracking_assets.execution.devices import devices_for
-from backtracking_assets.experiment import PROJECT_ROOT
 from backtracking_assets.experiment_file import experiment_names, load_experiment
+from backtracking_assets.places import PROJECT_ROOT
 
 WORKSPACE = PROJECT_ROOT / "workspace.yaml"
 

@@ -17,7 +17,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine, event
 
 _BUSY_SECONDS = 30
 """Seconds that a statement waits for another process's transaction; as Dagster has it for its event log."""
@@ -121,4 +121,12 @@ class _WarmRuns(SqliteRunStorage):
 
 
 def _opened(conn_string: str) -> Engine:
-    return create_engine(conn_string, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(conn_string, connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _flush_seldom)
+    return engine
+
+
+def _flush_seldom(connection: Any, _: Any) -> None:
+    # A process that dies loses nothing by it. A machine that does may lose the last events, never the database; what
+    # they said is recorded again from the store when a command starts.
+    connection.execute("pragma synchronous = normal")

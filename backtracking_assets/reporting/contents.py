@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from backtracking_assets.equal_rate_records import EqualRate
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import Cell, FinishReason, Subject, Verdict
 from backtracking_assets.reporting.imported_contents import PublishedSection
+
+if TYPE_CHECKING:  # whoever asks how far the plan is needs no frames
+    import pandas as pd
 
 TriggerKind = Literal["strict", "relaxed"]
 Severity = Literal["error", "warning"]
@@ -152,11 +153,11 @@ class CellReport:
     """Digest of what the page is made from: this cell, the statistics and the baseline."""
     primary_measure: str | None
     """Name of the primary measure; None where only the strict rate can serve."""
-    metrics: pd.DataFrame
+    metrics: "pd.DataFrame"
     """Rows of `records.METRICS` of this cell."""
-    baseline_metrics: pd.DataFrame | None
+    baseline_metrics: "pd.DataFrame | None"
     """Rows of `records.METRICS` of the baseline; None where it is missing or is this cell."""
-    comparisons: pd.DataFrame | None
+    comparisons: "pd.DataFrame | None"
     """Rows of `records.COMPARISONS` of this cell; None where there is nothing to compare with."""
     checks: tuple[CheckOutcome, ...]
     examples: tuple[Example, ...]
@@ -184,7 +185,7 @@ class ContinuationResults:
 
     cells: tuple[Cell, ...]
     """The interventions, in the order of the experiment file."""
-    summaries: pd.DataFrame
+    summaries: "pd.DataFrame"
     """Rows of `records.CONTINUATION_SUMMARIES`."""
     confidence: float
     temperature: float
@@ -259,9 +260,9 @@ class SweepReport:
     """Every cell of the plan, in its order."""
     primary_measure: str | None
     """Name of the primary measure; None where only the strict rate can serve."""
-    metrics: pd.DataFrame
+    metrics: "pd.DataFrame"
     """Rows of `records.METRICS`, at most one for each cell and measure."""
-    comparisons: pd.DataFrame
+    comparisons: "pd.DataFrame"
     """Rows of `records.COMPARISONS`, at most one for each cell and measure."""
     examples: tuple[Example, ...]
     cells_digest: str

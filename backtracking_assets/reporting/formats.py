@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from backtracking_assets.measures import Measure
-from backtracking_assets.reporting.measured import Comparison, Measurement
+
+if TYPE_CHECKING:  # which needs pandas
+    from backtracking_assets.reporting.measured import Comparison, Measurement
 
 NOT_MEASURED = "–"
 
@@ -27,7 +30,7 @@ def format_interval(low: float | None, high: float | None, measure: Measure, sig
     return f"[{format_number(low, measure, signed)}, {format_number(high, measure, signed)}]"
 
 
-def format_measurement(value: Measurement | None, measure: Measure) -> str:
+def format_measurement(value: "Measurement | None", measure: Measure) -> str:
     """`0.42 [0.37, 0.47]`; a dash where there is nothing."""
     if value is None or value.estimate is None:
         return NOT_MEASURED
@@ -36,7 +39,7 @@ def format_measurement(value: Measurement | None, measure: Measure) -> str:
     )
 
 
-def format_difference(value: Comparison | None, measure: Measure) -> str:
+def format_difference(value: "Comparison | None", measure: Measure) -> str:
     """`−0.57 [−0.66, −0.49]`; a dash where there is nothing."""
     if value is None or value.difference is None:
         return NOT_MEASURED

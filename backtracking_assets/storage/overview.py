@@ -76,7 +76,7 @@ def overview(
             problem = Problem(row["problem_id"], row["question"], row["answer"])
             problem_sets.setdefault(row["problem_set_digest"], []).append(problem)
         return Overview(
-            cells={_cell(row): row for row in _rows(connection, "select * from cells")},
+            cells={_cell(row): row for row in _rows(connection, _WITHOUT_TIMES.format("cells"))},
             checks=tuple(_rows(connection, "select * from checks order by layer_subset, scale, asset, name")),
             statistics_digests={
                 _cell(row): row["statistics_digest"]
@@ -95,7 +95,7 @@ def overview(
             n_wanted={
                 row["fingerprint"]: row["n"] for row in _rows(connection, counted, [list(problem_ids), n_samples])
             },
-            variants={Variant(row["variant"]): row for row in _rows(connection, "select * from variants")},
+            variants={Variant(row["variant"]): row for row in _rows(connection, _WITHOUT_TIMES.format("variants"))},
             variant_checks=tuple(_rows(connection, "select * from variant_checks order by variant, asset, name")),
             variant_statistics={
                 Variant(row["variant"]): row["statistics_digest"]
@@ -103,6 +103,9 @@ def overview(
             },
         )
 
+
+_WITHOUT_TIMES = "select * exclude (committed_at) from {}"
+"""Nobody looks at them here, and pyarrow imports pandas to read a time."""
 
 _COMPARISONS = """
     select distinct layer_subset, scale, fingerprint, baseline_fingerprint, problem_set_digest, rules_digest,

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from backtracking_assets.errors import StorageError
 
@@ -60,7 +60,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         raise StorageError(f"A table does not fit its schema: {error}.") from error
     for name in (field.name for field in schema if pa.types.is_floating(field.type)):
         # What could not be measured is NULL. A NaN is a computation that went wrong, and it would sort above all rates.
-        if np.isnan(fitting.column(name).drop_null().to_numpy()).any():
+        if pc.any(pc.is_nan(fitting.column(name))).as_py():  # `to_numpy` would import pandas
             raise StorageError(f"A table does not fit its schema: column {name} holds a NaN.")
     return fitting
 

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from backtracking_assets.analysis import detection, metrics
+from backtracking_assets.analysis import detection, statistics_settings
 from backtracking_assets.assets import open_experiment
 from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.cli.instance import open_instance
@@ -84,8 +84,8 @@ def test_other_weights_are_named(study: Study, tmp_path: Path) -> None:
 
 
 def test_other_code_is_named_as_such(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured, read = metrics.METRICS_VERSION, detection.DETECTION_VERSION
-    monkeypatch.setattr(metrics, "METRICS_VERSION", "99")
+    measured, read = statistics_settings.METRICS_VERSION, detection.DETECTION_VERSION
+    monkeypatch.setattr(statistics_settings, "METRICS_VERSION", "99")
     changed = f"code version: metrics {measured} → 99"
     assert (status_of(study).reason, status_of(study).next) == (changed, "measures anew")
     monkeypatch.setattr(detection, "DETECTION_VERSION", "98")

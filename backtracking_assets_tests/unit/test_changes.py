@@ -3,7 +3,7 @@
 import pytest
 
 from backtracking_assets.analysis.detection import DETECTION_VERSION, rules_document
-from backtracking_assets.analysis.metrics import METRICS_VERSION, statistics_document
+from backtracking_assets.analysis.statistics_settings import METRICS_VERSION, statistics_document
 from backtracking_assets.assets.changes import (
     condition_changes,
     problem_changes,
