@@ -1,5 +1,8 @@
 """Dagster's instance as the commands use it."""
 
+import os
+from pathlib import Path
+
 import dagster as dg
 
 from backtracking_assets.execution.dagster_home import opening_lock, prepare_dagster_home
@@ -23,3 +26,9 @@ def open_instance() -> dg.DagsterInstance:
         instance = dg.DagsterInstance.get()
         end_dead_runs(instance)
     return instance
+
+
+def join_instance() -> dg.DagsterInstance:
+    """The instance of the command that started this process; see `open_instance`."""
+    with opening_lock(Path(os.environ["DAGSTER_HOME"])):
+        return dg.DagsterInstance.get()
