@@ -20,7 +20,7 @@ def build_definitions(experiment: Experiment) -> dg.Definitions:
     return dg.Definitions(
         assets=experiment_assets(experiment),
         jobs=jobs(experiment),
-        executor=gpu_executor(experiment.model.device, device_locks_dir()),
+        executor=gpu_executor(experiment, device_locks_dir()),
     )
 
 

@@ -110,6 +110,8 @@ class Generation(Section):
     """Completions batched together and made durable together; about a minute of work at most."""
     threads: Annotated[int, Field(strict=True, ge=1)] = 1
     """CPU threads of one model; fixed, because results on a CPU are only bit-identical at equal thread counts."""
+    cpu_devices: Annotated[int, Field(strict=True, ge=1, le=1024)] | Literal["auto"] = 1
+    """How many processes generate on the CPU at once, each with its own model and `threads`; changes no completion."""
     mixed_devices: Literal["allow", "refuse"] = "allow"
     """Whether the completions of one condition may come from several kinds of device, whose last bits differ."""
 

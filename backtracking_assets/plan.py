@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from backtracking_assets.errors import did_you_mean
-from backtracking_assets.records import Cell
+from backtracking_assets.records import Cell, Subject
 from backtracking_assets.section import Finite, Section
 
 BASELINE_SCALE = 1.0
@@ -97,3 +97,8 @@ def cells_named(
                 for scale in scales if entry.scales == "all" else entry.scales:
                     cells[Cell(name, scale)] = None
     return tuple(cells)
+
+
+def is_baseline(subject: Subject) -> bool:
+    """Whether this is a cell at scale 1.0."""
+    return isinstance(subject, Cell) and subject.scale == BASELINE_SCALE

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from backtracking_assets.assets.loaded import loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
+from backtracking_assets.execution.devices import device_locks_dir, devices_of, leased_device
 from backtracking_assets.records import Cell
 
 _PROBED_COMPLETIONS = 8
@@ -41,7 +41,7 @@ def probe_identity(opened: OpenExperiment, cell: Cell) -> Identity:
         Request(problem_id, sample_id, prompt_of[problem_id].token_ids)
         for problem_id, sample_id in opened.keys()[:_PROBED_COMPLETIONS]
     ]
-    with leased_device(devices_for(opened.experiment.model.device), device_locks_dir()) as device:
+    with leased_device(devices_of(opened.experiment), device_locks_dir()) as device:
         loaded = loaded_model(opened, device)
         means = means_for(opened, identity)
         plain, hooked = (

@@ -16,6 +16,7 @@ from backtracking_assets.assets.whole_study import (
     every_cell,
 )
 from backtracking_assets.experiment import Experiment
+from backtracking_assets.records import Subject, Variant
 
 CELL_ASSETS = ("generations", "detections", "metrics", "condition_reports")
 """The assets of a cell, upstream first."""
@@ -43,6 +44,18 @@ PHASE1_JOBS = (
 PHASE2_JOBS = ("phase2_subset_sweep", "phase2_scale_sweep", CONTINUATION_JOB, POSITIVE_CONTROL_JOB, REPORT_JOB)
 
 FULL_STUDY, PHASE1, PHASE2 = "full_study", "phase1", "phase2"
+
+
+def job_of(subject: Subject) -> str:
+    """The job that makes a cell or a prompt variant."""
+    return VARIANTS_JOB if isinstance(subject, Variant) else CELLS_JOB
+
+
+def assets_between(subject: Subject, first: str | None, last: str | None) -> tuple[str, ...]:
+    """The assets of a cell or a prompt variant from one to another, both included; None is the first or last of all."""
+    assets = VARIANT_ASSETS if isinstance(subject, Variant) else CELL_ASSETS
+    begin = 0 if first is None else assets.index(first)
+    return assets[begin : len(assets) if last is None else assets.index(last) + 1]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import Intervention
+from backtracking_assets.execution.devices import torch_device
 from backtracking_assets.storage.means import read_means
 
 if TYPE_CHECKING:  # torch is imported only where a model or a tokenizer is needed
@@ -24,6 +25,7 @@ def loaded_model(opened: OpenExperiment, device: str) -> "LoadedModel":
 
     checkpoint, experiment = opened.checkpoint, opened.experiment
     digests = checkpoint.weights_digest + checkpoint.tokenizer_digest
+    device = torch_device(device)
     key = (digests, experiment.model.dtype, device, experiment.generation.threads)
     if key not in _models:
         _models.clear()  # two models might not fit beside each other on a device

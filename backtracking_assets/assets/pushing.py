@@ -110,7 +110,14 @@ class BackgroundPush:
         return None
 
 
-_active: list[BackgroundPush] = []
+class _ByParent:
+    """Stands for the push of the process that handed a cell out, which asks for one when it hears that it is done."""
+
+    def ask(self) -> None:
+        pass
+
+
+_active: list[BackgroundPush | _ByParent] = []
 
 
 @contextmanager
@@ -130,6 +137,17 @@ def pushing_cells(experiment: Experiment, url: str | None) -> Iterator[Backgroun
         yield background
     finally:
         _active.remove(background)
+
+
+@contextmanager
+def leaving_push_to_parent() -> Iterator[None]:
+    """Have no cell pushed that this process finishes within the block: the process that handed it out does that."""
+    by_parent = _ByParent()
+    _active.append(by_parent)
+    try:
+        yield
+    finally:
+        _active.remove(by_parent)
 
 
 def cell_finished(experiment: Experiment, log: Log) -> None:

@@ -31,6 +31,10 @@ class CellStatus:
     version: str = ""
     """Digest of what its figures are computed from and by; empty where it is not done."""
 
+    @property
+    def subject(self) -> Cell:
+        return self.cell
+
 
 def planned_status(opened: OpenExperiment, held: Overview | None = None) -> list[CellStatus]:
     """The status of every planned cell, in the order of the plan. Reads the store and the sources, writes nothing.

@@ -32,6 +32,10 @@ class VariantStatus:
     first_asset: VariantAsset | None = None
     version: str = ""
 
+    @property
+    def subject(self) -> Variant:
+        return self.variant
+
 
 def variants_status(opened: OpenExperiment) -> list[VariantStatus]:
     """The status of every prompt variant, the sweep's own first; none without a phase 1. Writes nothing.

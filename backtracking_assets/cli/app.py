@@ -97,11 +97,14 @@ def sweep(
             metavar="URL", help="Push results there after every finished cell; BACKTRACKING_PUSH_URL does the same."
         ),
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Use at most so many devices, a process each; all of them by default.")
+    ] = None,
 ) -> None:
     """Do what is missing of the plan, then print the results and where the report lies."""
     from backtracking_assets.cli.sweep import run_sweep
 
-    sys.exit(run_sweep(experiment, layer_subset or [], scale or [], job, Console(), push=push))
+    sys.exit(run_sweep(experiment, layer_subset or [], scale or [], job, Console(), push=push, most_devices=devices))
 
 
 @app.command()

@@ -1,6 +1,6 @@
-"""Progress bars in the terminal: cells or variants, and the completions of the one at work."""
+"""Progress bars in the terminal: all cells or variants, and the completions of each one at work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,42 +13,64 @@ from backtracking_assets.records import Subject
 
 
 class Bars:
-    """Two progress bars: all cells or variants, and the completions of the one at work."""
+    """A bar for all cells or variants, and one for the completions of each that is at work: one a worker."""
 
-    def __init__(self, bars: Progress, kind: str, count: int, completions: int) -> None:
+    def __init__(self, bars: Progress, kind: str, count: int, completions: int, workers: int = 1) -> None:
         self._bars = bars
         self._kind = kind
         self._completions = completions
         self._all: TaskID = bars.add_task(kind, total=count, note="")
-        self._one: TaskID = bars.add_task("", total=completions, note="")
+        self._ones: list[TaskID] = [bars.add_task("", total=completions, note="") for _ in range(workers)]
+        self._rates = [0.0] * workers
+        self._devices = [""] * workers
 
-    def start(self, subject: Subject) -> None:
-        self._bars.reset(self._one, description=escape(str(subject)), total=self._completions, note="")
+    def on_device(self, device: str, worker: int) -> None:
+        """Have a worker's bar begin with its device."""
+        self._devices[worker] = f"{device} "
+        self.say("", worker)
+
+    def start(self, subject: Subject, worker: int = 0) -> None:
+        self._bars.reset(self._ones[worker], total=self._completions, note="")
+        self.say(str(subject), worker)
 
     def waiting(self) -> None:
-        self._bars.update(self._one, description=f"other sweeps are at work on the {self._kind} that are left", note="")
+        self.say(f"other sweeps are at work on the {self._kind} that are left")
 
-    def told(self, progress: Generated) -> None:
-        note = f"{progress.generated / progress.seconds:.1f} completions/s" if progress.seconds else ""
+    def say(self, text: str, worker: int = 0) -> None:
+        """Have a worker's bar say what it does."""
+        self._bars.update(self._ones[worker], description=self._devices[worker] + escape(text), note="")
+
+    def told(self, progress: Generated, worker: int = 0) -> None:
+        rate = progress.generated / progress.seconds if progress.seconds else 0.0
+        note = f"{rate:.1f} completions/s" if rate else ""
         if progress.step:
             note += f" token {progress.step}, {progress.n_open} open"
-        self._bars.update(self._one, completed=progress.done, total=progress.total, note=note)
+        self._bars.update(self._ones[worker], completed=progress.done, total=progress.total, note=note)
+        self._rates[worker] = rate or self._rates[worker]
+        if len(self._rates) > 1:
+            self._bars.update(self._all, note=f"{sum(self._rates):.1f} completions/s")
 
-    def finish(self) -> None:
-        self._bars.update(self._one, completed=self._bars.tasks[1].total or 0)
-        self._bars.advance(self._all)
+    def finish(self, worker: int = 0, *, advance: bool = True) -> None:
+        """Fill a worker's bar; with `advance`, count its cell or variant as finished."""
+        self._bars.update(self._ones[worker], completed=self._bars.tasks[self._ones[worker]].total or 0)
+        if advance:
+            self._bars.advance(self._all)
 
 
 @contextmanager
-def progress_bars(console: Console, kind: str, count: int, completions: int, device: str | None) -> Iterator[Bars]:
-    """Bars that follow what this process generates, under a line that says on what device.
+def progress_bars(
+    console: Console, kind: str, count: int, completions: int, devices: Sequence[str], workers: int = 1
+) -> Iterator[Bars]:
+    """Bars that follow what this process generates, under a line that says on which devices.
 
     Args:
         kind: `cells` or `variants`.
         count: how many of them.
         completions: of each.
+        devices: empty where nothing is generated.
+        workers: how many work at once.
     """
-    console.print("Nothing to generate." if device is None else f"Generating on {device}.")
+    console.print("Nothing to generate." if not devices else f"Generating on {' and '.join(devices)}.")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -57,6 +79,6 @@ def progress_bars(console: Console, kind: str, count: int, completions: int, dev
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=console) as bars:
-        shown = Bars(bars, kind, count, completions)
+        shown = Bars(bars, kind, count, completions, workers)
         with listening(shown.told):
             yield shown

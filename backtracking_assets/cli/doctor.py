@@ -10,7 +10,7 @@ from rich.table import Table
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.execution.devices import devices_for
+from backtracking_assets.execution.devices import devices_of, torch_device
 from backtracking_assets.execution.host import gpu_facts, host_facts
 from backtracking_assets.experiment import Experiment, outputs_home
 from backtracking_assets.experiment_file import load_experiment
@@ -78,7 +78,7 @@ def _checkpoint(experiment: Experiment) -> dict[str, Any]:
         checkpoint = opened.checkpoint
         from backtracking_assets.models.loading import load_model
 
-        loaded = load_model(experiment, checkpoint, devices_for(experiment.model.device)[0])
+        loaded = load_model(experiment, checkpoint, torch_device(devices_of(experiment)[0]))
     except BacktrackingError as error:
         return {"loads": False, "why": str(error)}
     return {

@@ -1,5 +1,8 @@
 """Dagster's instance as the commands use it."""
 
+import os
+from pathlib import Path
+
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 
@@ -25,3 +28,9 @@ def open_instance() -> dg.DagsterInstance:
         instance = dg.DagsterInstance.from_ref(warm(InstanceRef.from_dir(str(home))))
         end_dead_runs(instance)
     return instance
+
+
+def join_instance() -> dg.DagsterInstance:
+    """The instance of the command that started this process; see `open_instance`."""
+    with opening_lock(Path(os.environ["DAGSTER_HOME"])):
+        return dg.DagsterInstance.get()

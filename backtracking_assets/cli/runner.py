@@ -1,14 +1,14 @@
 """Running an experiment's jobs in this process, one after another, and gathering what failed."""
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import dagster as dg
 from rich.console import Console
 
-from backtracking_assets.assets.jobs import CELL_ASSETS, CELLS_JOB, VARIANT_ASSETS, VARIANTS_JOB
+from backtracking_assets.assets.jobs import assets_between, job_of
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import Progress, listening
 from backtracking_assets.assets.pushing import BackgroundPush
@@ -25,7 +25,7 @@ from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError
 from backtracking_assets.execution.run_tags import process_tags
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.partitions import subject_key
-from backtracking_assets.plan import BASELINE_SCALE
+from backtracking_assets.plan import is_baseline
 from backtracking_assets.records import Cell, Subject, Variant
 from backtracking_assets.redaction import redacted
 from backtracking_assets.storage.locks import whole_sweep_lock
@@ -50,64 +50,21 @@ class Runner:
     def __post_init__(self) -> None:
         self._definitions = build_definitions(self.experiment)
 
-    def run_variants(
+    def run(
         self,
-        statuses: Sequence[VariantStatus],
+        statuses: Sequence[CellStatus] | Sequence[VariantStatus],
         before: Visitors,
         device: str | None,
         signals: SignalWatch,
         console: Console,
     ) -> None:
-        """Do of each prompt variant what its status says is to be done; as `run_cells`."""
-        phase1, by_variant = self.experiment.phase1, {status.variant: status for status in statuses}
-        assert phase1 is not None
-
-        def run(variant: Variant, visited: bool) -> None:
-            status = by_variant[variant]
-            if visited:
-                status = next(s for s in variants_status(self._opened()) if s.variant == variant)
-            if status.state != "done":
-                self._run(VARIANTS_JOB, variant, device, status.first_asset)
-
-        completions = phase1.count * phase1.samples
-        self._in_turn("variants", list(by_variant), completions, run, before, device, signals, console)
-
-    def run_cells(
-        self,
-        statuses: Sequence[CellStatus],
-        before: Visitors,
-        device: str | None,
-        signals: SignalWatch,
-        console: Console,
-    ) -> None:
-        """Do of each cell what its status says is to be done; without a device, nothing is generated.
+        """Do of each cell or variant what its status says is to be done; without a device, nothing is generated.
 
         Other sweeps may do some of them meanwhile.
         """
-        by_cell = {status.cell: status for status in statuses}
-
-        def run(cell: Cell, visited: bool) -> None:
-            status = by_cell[cell]
-            if visited:
-                status = next(s for s in planned_status(self._opened()) if s.cell == cell)
-            if status.state != "done":
-                self._run(CELLS_JOB, cell, device, status.first_asset)
-
-        completions = self.experiment.completions_per_cell
-        self._in_turn("cells", list(by_cell), completions, run, before, device, signals, console)
-
-    def _in_turn(
-        self,
-        kind: str,
-        subjects: Sequence[_Subject],
-        completions: int,
-        run: Callable[[_Subject, bool], None],
-        before: Visitors,
-        device: str | None,
-        signals: SignalWatch,
-        console: Console,
-    ) -> None:
-        failures_before = len(self.failures)
+        first = {status.subject: status.first_asset for status in statuses}
+        kind, completions = self.kind_of(statuses)
+        subjects, failures_before = list(first), len(self.failures)
 
         def at_wait() -> None:
             signals.stop_if_signaled()
@@ -117,13 +74,13 @@ class Runner:
             signals.stop_if_signaled()
 
         with (
-            progress_bars(console, kind, len(subjects), completions, device) as bars,
+            progress_bars(console, kind, len(subjects), completions, () if device is None else (device,)) as bars,
             listening(at_progress),
         ):
             turns = in_turn(self._opened().layout, subjects, before, comes_first=is_baseline, on_wait=at_wait)
             for place, turn in enumerate(turns):
                 bars.start(turn.cell)
-                run(turn.cell, turn.visited)
+                self.do(turn.cell, device, first[turn.cell], look_again=turn.visited)
                 signals.stop_if_signaled()
                 bars.finish()
                 warn(tracking_warning(), console)
@@ -131,8 +88,37 @@ class Runner:
                     warn(self.background.warning(), console)
                 left = len(subjects) - place - 1
                 if len(self.failures) > failures_before and is_baseline(turn.cell) and left:
-                    console.print(f"Not started, since each is compared with the baseline: {left} cells.")
+                    say_not_started(left, console)
                     break
+
+    def kind_of(self, statuses: Sequence[CellStatus] | Sequence[VariantStatus]) -> tuple[str, int]:
+        """What these are, `cells` or `variants`, and how many completions each of them has."""
+        if isinstance(statuses[0], CellStatus):
+            return "cells", self.experiment.completions_per_cell
+        phase1 = self.experiment.phase1
+        assert phase1 is not None
+        return "variants", phase1.count * phase1.samples
+
+    def do(
+        self, subject: Subject, device: str | None, first: str | None, last: str | None = None, *, look_again: bool
+    ) -> None:
+        """Materialize the assets of a cell or a variant from `first` to `last`.
+
+        Args:
+            look_again: whether its status is to be looked up anew, because another sweep has worked on it.
+        """
+        if look_again:
+            status = self._status(subject)
+            if status.state == "done":
+                return
+            first = status.first_asset
+        if assets := assets_between(subject, first, last):
+            self._run(job_of(subject), subject, device, assets)
+
+    def _status(self, subject: Subject) -> CellStatus | VariantStatus:
+        if isinstance(subject, Variant):
+            return next(status for status in variants_status(self._opened()) if status.variant == subject)
+        return next(status for status in planned_status(self._opened()) if status.cell == subject)
 
     def run_whole_study(self, names: Sequence[str], console: Console, *, only_if_outdated: bool = False) -> bool:
         """Run jobs of the whole study in the order given, one sweep at a time; whether any was run.
@@ -158,9 +144,9 @@ class Runner:
         return OpenExperiment(self.experiment, download=False)
 
     def _run(
-        self, name: str, subject: Subject | None = None, device: str | None = None, first: str | None = None
+        self, name: str, subject: Subject | None = None, device: str | None = None, assets: Sequence[str] | None = None
     ) -> None:
-        """Run a job; of a cell or a variant, the asset `first` and those after it."""
+        """Run a job, or some of its assets."""
         # The tag lists the run under its job in the UI, where the code location has the experiment's name.
         run_id = str(uuid.uuid4())
         tags = {
@@ -173,7 +159,7 @@ class Runner:
             instance=self.instance,
             run_id=run_id,
             partition_key=None if subject is None else subject_key(subject),
-            asset_selection=None if first is None else self._assets_from(first),
+            asset_selection=None if assets is None else [dg.AssetKey([self.experiment.name, a]) for a in assets],
             tags=tags,
             run_config=_QUIET,
             raise_on_error=False,
@@ -185,14 +171,10 @@ class Runner:
         if not result.success:
             self.failures.append(redacted(f"{subject or name}: {_reason(result)}"))
 
-    def _assets_from(self, first: str) -> list[dg.AssetKey]:
-        assets = VARIANT_ASSETS if first in VARIANT_ASSETS else CELL_ASSETS
-        return [dg.AssetKey([self.experiment.name, name]) for name in assets[assets.index(first) :]]
 
-
-def is_baseline(subject: Subject) -> bool:
-    """Whether this is a cell at scale 1.0."""
-    return isinstance(subject, Cell) and subject.scale == BASELINE_SCALE
+def say_not_started(n_cells: int, console: Console) -> None:
+    """Say how many cells a failed baseline keeps from being started."""
+    console.print(f"Not started, since each is compared with the baseline: {n_cells} cells.")
 
 
 def warn(warning: str | None, console: Console) -> None:

@@ -1,7 +1,7 @@
 """`backtracking sweep` and `report`: variants and cells one after another in one process, the model loaded once."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import dagster as dg
 from rich.console import Console
@@ -27,15 +27,18 @@ from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_variants import variants_of
 from backtracking_assets.assets.variant_status import VariantStatus, variants_status
 from backtracking_assets.assets.whole_study import WHOLE_STUDY
+from backtracking_assets.cli.fork_server import forking_workers
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import watching_signals
+from backtracking_assets.cli.making import generates, make_missing, n_workers
 from backtracking_assets.cli.reconcile import reconcile_with_progress
-from backtracking_assets.cli.runner import Runner, is_baseline, warn
+from backtracking_assets.cli.runner import Runner, warn
 from backtracking_assets.cli.waiting import reopened, without_waiting
 from backtracking_assets.errors import ExperimentError, did_you_mean
-from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
+from backtracking_assets.execution.devices import devices_of
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
+from backtracking_assets.plan import is_baseline
 from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.tables import result_table, terminal_tables
 from backtracking_assets.reporting.text import visible
@@ -53,10 +56,12 @@ def run_sweep(
     console: Console,
     *,
     push: str | None = None,
+    most_devices: int | None = None,
 ) -> int:
     """Do what is missing of a step of the study; the exit code.
 
     Finished variants and cells are pushed to the URL `push`, or that of the environment, without being waited for.
+    Each device is used by a process of its own, up to `most_devices`; where there is one, by this process.
 
     Raises:
         BacktrackingError: a source, an option or the store is unfit; nothing was generated then.
@@ -76,19 +81,23 @@ def run_sweep(
     opened.layout.prepare()
     variants_before, missing_variants = _missing_variants(opened, variants)
     cells_before, missing = _missing_cells(opened, wanted)
-    if _generates(missing_variants) or _generates(missing):
+    if generates(missing_variants) or generates(missing):
         # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
         prompts(opened)
-        devices_for(experiment.model.device)
-    with pushing_cells(experiment, push or push_url()) as background, open_instance() as instance:
+        devices_of(experiment)
+    several = max(n_workers(experiment, some, most_devices) for some in (missing_variants, missing)) > 1
+    with (
+        forking_workers() if several else nullcontext(),
+        pushing_cells(experiment, push or push_url()) as background,
+        open_instance() as instance,
+    ):
         reconcile_with_progress(instance, opened, console)
         runner = Runner(experiment, instance, background)
         _say_what_is_missing(experiment, variants, missing_variants, wanted, missing, console)
         with watching_signals() as signals, holding_checkpoint(opened.checkpoint):
             try:
                 if missing_variants:
-                    with _device(experiment, _generates(missing_variants), console) as device:
-                        runner.run_variants(missing_variants, variants_before, device, signals, console)
+                    make_missing(runner, opened, missing_variants, variants_before, most_devices, signals, console)
                 first = [job for job in jobs if WHOLE_STUDY[job].before_cells]
                 if any(status.waits_for == MEANS for status in missing):
                     first.append(MEANS)
@@ -98,8 +107,7 @@ def run_sweep(
                     cells_before, missing = _missing_cells(reopened(experiment), wanted)
                 missing = without_waiting(missing, console)
                 if missing:
-                    with _device(experiment, _generates(missing), console) as device:
-                        runner.run_cells(missing, cells_before, device, signals, console)
+                    make_missing(runner, opened, missing, cells_before, most_devices, signals, console)
                 runner.run_whole_study([job for job in jobs if job not in first], console, only_if_outdated=True)
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 _say_stopped(experiment, variants, wanted, console)
@@ -150,10 +158,6 @@ def _missing_cells(opened: OpenExperiment, wanted: Sequence[Cell]) -> tuple[Visi
     return before, [statuses[cell] for cell in wanted if statuses[cell].state != "done"]
 
 
-def _generates(statuses: Sequence[CellStatus] | Sequence[VariantStatus]) -> bool:
-    return any(status.first_asset in ("generations", "variant_generations") for status in statuses)
-
-
 def _say_what_is_missing(
     experiment: Experiment,
     variants: Sequence[Variant],
@@ -202,22 +206,6 @@ def _chosen(
             "add them to the plan, or materialize the cell in the UI."
         )
     return sorted(cells, key=lambda cell: not is_baseline(cell))
-
-
-@contextmanager
-def _waiting_for_device(experiment: Experiment, console: Console) -> Iterator[str]:
-    devices = devices_for(experiment.model.device)
-
-    def waiting(seconds: float) -> None:
-        console.print(f"Waiting for {' or '.join(devices)}, taken by another process ({seconds:.0f} s so far).")
-
-    with leased_device(devices, device_locks_dir(), on_wait=waiting) as device:
-        yield device
-
-
-def _device(experiment: Experiment, generates: bool, console: Console) -> AbstractContextManager[str | None]:
-    """A lease on a device where something is generated; None where nothing is."""
-    return _waiting_for_device(experiment, console) if generates else nullcontext()
 
 
 def _say_stopped(experiment: Experiment, variants: Sequence[Variant], wanted: Sequence[Cell], console: Console) -> None:

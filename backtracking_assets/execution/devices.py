@@ -11,28 +11,42 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from backtracking_assets.errors import BacktrackingError
+from backtracking_assets.execution.cpu_devices import n_cpu_devices
+from backtracking_assets.experiment import Experiment
 
 _POLL_SECONDS = 0.5
 _held: list[str] = []
 """Devices leased by this process, innermost last. One process generates on one device at a time."""
 
 
-def devices_for(wanted: str) -> tuple[str, ...]:
+def devices_of(experiment: Experiment) -> tuple[str, ...]:
+    """The devices that an experiment generates on, each in a process of its own. Never empty.
+
+    Raises:
+        BacktrackingError: see `devices_for` and `n_cpu_devices`.
+    """
+    generation = experiment.generation
+    return devices_for(experiment.model.device, n_cpu_devices(generation.cpu_devices, generation.threads))
+
+
+def devices_for(wanted: str, n_cpu: int = 1) -> tuple[str, ...]:
     """The devices that serve a wish: `auto`, `cpu`, `cuda` or `cuda:N`. Never empty.
 
-    `auto` is every CUDA device, or the CPU where there is none.
+    `auto` is every CUDA device, or the CPU where there is none. The CPU is `cpu`, or `cpu:0`, `cpu:1`, … where it is
+    lent as several devices.
 
     Raises:
         BacktrackingError: a CUDA device is asked for and is not there.
     """
+    cpu = ("cpu",) if n_cpu == 1 else tuple(f"cpu:{index}" for index in range(n_cpu))
     if wanted == "cpu":
-        return ("cpu",)
+        return cpu
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     cuda = tuple(f"cuda:{index}" for index in range(count))
     if wanted == "auto":
-        return cuda or ("cpu",)
+        return cuda or cpu
     if wanted == "cuda" and cuda:
         return cuda
     if wanted in cuda:
@@ -53,8 +67,23 @@ def device_locks_dir() -> Path:
     return Path(tempfile.gettempdir()) / f"backtracking-devices-{getpass.getuser()}"
 
 
+def is_cpu(device: str) -> bool:
+    """Whether a device is the CPU or a part of it."""
+    return device == "cpu" or device.startswith("cpu:")
+
+
+def torch_device(device: str) -> str:
+    """What torch calls a device: it knows no parts of the CPU."""
+    return "cpu" if is_cpu(device) else device
+
+
 def _lock_name(device: str) -> str:
-    """A GPU by its identity: under CUDA_VISIBLE_DEVICES, one process's `cuda:0` may be another one's `cuda:1`."""
+    """A GPU by its identity: under CUDA_VISIBLE_DEVICES, one process's `cuda:0` may be another one's `cuda:1`.
+
+    The CPU as a whole is its first device, so that experiments that lend it as one and as several get along.
+    """
+    if device == "cpu":
+        return "cpu-0"
     if device.startswith("cuda"):
         import torch
 
@@ -65,7 +94,7 @@ def _lock_name(device: str) -> str:
 
 def device_name(device: str) -> str:
     """What stands in the rows: `cpu` with the machine's architecture, or the GPU's model."""
-    if device == "cpu":
+    if is_cpu(device):
         import platform
 
         return f"cpu ({platform.machine()})"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from backtracking_assets.execution.devices import devices_for, leased_device
+from backtracking_assets.execution.devices import devices_of, is_cpu, leased_device
 from backtracking_assets.execution.run_tags import process_tags
+from backtracking_assets.experiment import Experiment
 
 GPU_POOL = "gpu"
 """Pool of the steps that generate; its limit is the number of devices."""
@@ -15,9 +16,9 @@ GPU_POOL = "gpu"
 class _LeasingExecutor(dg.Executor):
     """Runs a plan's steps in this process, on a leased device if one of them generates."""
 
-    def __init__(self, inner: dg.Executor, wanted_device: str, locks_dir: Path) -> None:
+    def __init__(self, inner: dg.Executor, experiment: Experiment, locks_dir: Path) -> None:
         self._inner = inner
-        self._wanted_device = wanted_device
+        self._experiment = experiment
         self._locks_dir = locks_dir
 
     @property
@@ -31,8 +32,8 @@ class _LeasingExecutor(dg.Executor):
             instance.add_run_tags(run.run_id, process_tags(run.run_id))
             yield from self._inner.execute(plan_context, execution_plan)
             return
-        devices = devices_for(self._wanted_device)
-        if devices == ("cpu",) and self._wanted_device == "auto":
+        devices = devices_of(self._experiment)
+        if is_cpu(devices[0]) and self._experiment.model.device == "auto":
             log.info("No CUDA device is visible to torch: this run generates on the CPU.")
 
         def waiting(seconds: float) -> None:
@@ -50,18 +51,17 @@ class _LeasingExecutor(dg.Executor):
             yield from self._inner.execute(plan_context, execution_plan)
 
 
-def gpu_executor(wanted_device: str, locks_dir: Path) -> dg.ExecutorDefinition:
+def gpu_executor(experiment: Experiment, locks_dir: Path) -> dg.ExecutorDefinition:
     """The executor of an experiment's runs.
 
     Args:
-        wanted_device: `auto`, `cpu`, `cuda` or `cuda:N`.
         locks_dir: folder of the device lock files.
     """
 
     def leasing(init_context: dg.InitExecutorContext) -> dg.Executor:
         create = dg.in_process_executor.executor_creation_fn
         assert create is not None
-        return _LeasingExecutor(create(init_context), wanted_device, locks_dir)
+        return _LeasingExecutor(create(init_context), experiment, locks_dir)
 
     # One process a run: the model is loaded once, and a second process a step costs seconds for nothing.
     return dg.ExecutorDefinition(

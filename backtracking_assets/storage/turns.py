@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -10,13 +11,13 @@ from typing import Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from backtracking_assets.errors import StorageError
-from backtracking_assets.records import Cell, Subject, Variant
+from backtracking_assets.records import Subject
 from backtracking_assets.storage.layout import StoreLayout
 
 _POLL_SECONDS = 0.2
 
 
-_Subject = TypeVar("_Subject", Cell, Variant)
+_Subject = TypeVar("_Subject", bound=Subject)
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Turn(Generic[_Subject]):
     cell: _Subject
     visited: bool
     """Whether another sweep has worked on it since `visitors` was asked, so that it may be done by now."""
+    mark: str
+    """The mark that is left when the turn ends, by which a later turn is told from one of another sweep."""
 
 
 Visitors = Mapping[Subject, str | None]
@@ -67,15 +70,40 @@ def in_turn(
             time.sleep(_POLL_SECONDS)
             continue
         cell, lock = taken
-        try:
-            left.remove(cell)
-            visited = _last_visitor(layout.turn_of(cell)) != before[cell]
-            _sign(layout.turn_of(cell))
-            yield Turn(cell, visited)
-        finally:
-            # Once more: who looked while the work went on must see that something has changed since.
-            _sign(layout.turn_of(cell))
-            lock.release()
+        left.remove(cell)
+        with _turn(layout, cell, before[cell], lock) as turn:
+            yield turn
+
+
+@contextmanager
+def turn_if_free(layout: StoreLayout, cell: _Subject, before: str | None) -> Iterator[Turn[_Subject] | None]:
+    """Hold one cell or variant for the length of a `with` block; None where another sweep is at work on it.
+
+    Args:
+        before: its mark from before it was looked up that it is to be done.
+
+    Raises:
+        StorageError: the lock cannot be taken.
+    """
+    lock = _try(layout.turn_of(cell))
+    if lock is None:
+        yield None
+        return
+    with _turn(layout, cell, before, lock) as turn:
+        yield turn
+
+
+@contextmanager
+def _turn(layout: StoreLayout, cell: _Subject, before: str | None, lock: FileLock) -> Iterator[Turn[_Subject]]:
+    path, mark = layout.turn_of(cell), uuid.uuid4().hex
+    try:
+        visited = _last_visitor(path) != before
+        _sign(path, uuid.uuid4().hex)
+        yield Turn(cell, visited, mark)
+    finally:
+        # Once more: who looked while the work went on must see that something has changed since.
+        _sign(path, mark)
+        lock.release()
 
 
 def _try(path: Path) -> FileLock | None:
@@ -103,9 +131,9 @@ def _last_visitor(path: Path) -> str | None:
         return None
 
 
-def _sign(path: Path) -> None:
+def _sign(path: Path, mark: str) -> None:
     """Leave a mark that no other visit leaves."""
     try:
-        _visitors(path).write_text(uuid.uuid4().hex, encoding="utf-8")
+        _visitors(path).write_text(mark, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{_visitors(path)} cannot be written: {error.strerror or error}.") from error
