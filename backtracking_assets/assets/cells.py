@@ -19,7 +19,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.progress import logged
 from backtracking_assets.assets.pushing import cell_finished
-from backtracking_assets.assets.stored_cells import checks_of, current_baseline, detected_cell, linked_cell
+from backtracking_assets.assets.stored_cells import checks_of_cell, current_baseline, detected_cell, linked_cell
 from backtracking_assets.assets.tracking import track_cell
 from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.execution.gpu_executor import GPU_POOL
@@ -28,6 +28,7 @@ from backtracking_assets.partitions import LAYER_SUBSET, cell_of, grid_partition
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
+from backtracking_assets.storage.database import reading
 
 
 def cell_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -48,7 +49,7 @@ def _identity(opened: OpenExperiment, cell: Cell, made: Generation) -> CheckOutc
     one is made again: what broke it may be mended.
     """
     if made.linked:
-        for outcome in checks_of(opened).get(cell, ()):
+        for outcome in checks_of_cell(opened, cell):
             if outcome.name == "identity_at_scale_1" and outcome.passed:
                 return outcome
     return identity_check(probe_identity(opened, cell))
@@ -80,7 +81,9 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
         made = ensure_completions(
             opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=logged(context.log.info)
         )
-        stored = linked_cell(opened, cell)
+        with reading(opened.layout):
+            stored = linked_cell(opened, cell)
+            _ = stored.completions
         outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made), with_model=True)
         fail_on_errors(cell, outcomes)
         return dg.MaterializeResult(
@@ -107,8 +110,12 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
         _, outcomes = read_cell(opened, cell, context.run.run_id)
-        stored = detected_cell(opened, cell)
-        baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
+        with reading(opened.layout):
+            stored = detected_cell(opened, cell)
+            baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
+            for one in (stored, baseline):
+                if one is not None:
+                    one.load()
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.version()),
             check_results=check_results(outcomes),
@@ -157,7 +164,8 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
     def condition_reports(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
         report, path = write_cell_report(opened, cell, context.run.run_id)
-        version = detected_cell(opened, cell).page_version(current_baseline(opened))
+        with reading(opened.layout):
+            version = detected_cell(opened, cell).page_version(current_baseline(opened))
         cell_finished(experiment, context.log.warning)
         track_cell(opened, cell, context.log.warning)
         return dg.MaterializeResult(

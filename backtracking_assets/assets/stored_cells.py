@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.assets.open_experiment import OpenExperiment
@@ -16,6 +15,7 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
+from backtracking_assets.storage.database import reading
 
 _Subject = TypeVar("_Subject", Cell, Variant)
 
@@ -76,7 +76,7 @@ def detected_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
 
 def current_cells(opened: OpenExperiment, cells: Iterable[Cell]) -> list[StoredCell]:
     """Those of the cells whose completions and detections are what the experiment file asks for now."""
-    return current_among(opened, cells, _rows_by_cell(opened))
+    return current_among(opened, cells, _by_cell(queries.cells(opened.layout)))
 
 
 def current_among(opened: OpenExperiment, cells: Iterable[Cell], rows: Mapping[Cell, dict]) -> list[StoredCell]:
@@ -96,7 +96,10 @@ def current_baseline(opened: OpenExperiment) -> StoredCell | None:
 
     All such cells share their completions.
     """
-    return baseline_among(opened, _rows_by_cell(opened), checks_of(opened))
+    with reading(opened.layout):
+        rows = _by_cell(queries.cells(opened.layout, scale=BASELINE_SCALE))
+        failing = queries.failing_checks(opened.layout, scale=BASELINE_SCALE).to_pylist()
+    return baseline_among(opened, rows, outcomes_by_cell(failing))
 
 
 def baseline_among(
@@ -121,13 +124,18 @@ def measured_cells(opened: OpenExperiment) -> set[Cell]:
 
 def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
     """A cell's rows of `records.METRICS`."""
-    return _of_cell(queries.metrics(opened.layout), cell)
+    return queries.metrics(opened.layout, cell=cell)
 
 
 def checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Cell, tuple[CheckOutcome, ...]]:
     """The outcomes of all checks by cell, or of those of one asset."""
     rows = queries.checks(opened.layout).to_pylist()
     return outcomes_by_cell(row for row in rows if asset in (None, row["asset"]))
+
+
+def checks_of_cell(opened: OpenExperiment, cell: Cell) -> tuple[CheckOutcome, ...]:
+    """The outcomes of all checks of one cell."""
+    return outcomes_by_cell(queries.checks(opened.layout, cell=cell).to_pylist()).get(cell, ())
 
 
 def outcomes_by_cell(rows: Iterable[Mapping[str, Any]]) -> dict[Cell, tuple[CheckOutcome, ...]]:
@@ -158,9 +166,5 @@ def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
     )
 
 
-def _rows_by_cell(opened: OpenExperiment) -> dict[Cell, dict]:
-    return {Cell(row["layer_subset"], row["scale"]): row for row in queries.cells(opened.layout).to_pylist()}
-
-
-def _of_cell(table: pa.Table, cell: Cell) -> pa.Table:
-    return table.filter((pc.field("layer_subset") == cell.layer_subset) & (pc.field("scale") == cell.scale))
+def _by_cell(rows: pa.Table) -> dict[Cell, dict]:
+    return {Cell(row["layer_subset"], row["scale"]): row for row in rows.to_pylist()}

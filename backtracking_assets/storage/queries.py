@@ -22,14 +22,14 @@ ScanTable = Literal[
 ]
 
 
-def cells(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
-    """All cells that were linked to a condition."""
-    return _rows(layout, "cells", {}, wait)
+def cells(layout: StoreLayout, *, scale: float | None = None, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """All cells that were linked to a condition, or those at one scale."""
+    return _rows(layout, "cells", {} if scale is None else {"scale": scale}, wait)
 
 
 def cell_row(layout: StoreLayout, cell: Cell, *, wait: float = DEFAULT_WAIT) -> dict[str, Any] | None:
     """One cell's row by column name; None where the cell was never linked."""
-    rows = _rows(layout, "cells", {"layer_subset": cell.layer_subset, "scale": cell.scale}, wait).to_pylist()
+    rows = _rows(layout, "cells", _named(cell), wait).to_pylist()
     return rows[0] if rows else None
 
 
@@ -82,9 +82,9 @@ def detections(
     return _rows(layout, "detections", wanted, wait, problem_set_digest=problem_set_digest, n_samples=n_samples)
 
 
-def metrics(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
-    """The metrics of all cells, each computed from the cell as it is now."""
-    return _rows(layout, "metrics", {}, wait)
+def metrics(layout: StoreLayout, *, cell: Cell | None = None, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The metrics of all cells or of one, computed from the cell as it is now."""
+    return _rows(layout, "metrics", _named(cell), wait)
 
 
 def measured_by(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[Cell, str]:
@@ -99,9 +99,15 @@ def comparisons(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     return _rows(layout, "comparisons", {}, wait)
 
 
-def checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
-    """The outcomes of the checks of all cells."""
-    return _rows(layout, "checks", {}, wait)
+def checks(layout: StoreLayout, *, cell: Cell | None = None, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The outcomes of the checks of all cells or of one."""
+    return _rows(layout, "checks", _named(cell), wait)
+
+
+def failing_checks(layout: StoreLayout, *, scale: float | None = None, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The outcomes of checks that must hold and do not, of all cells or of those at one scale."""
+    wanted = {"severity": "error", "passed": False}
+    return _rows(layout, "checks", wanted if scale is None else {**wanted, "scale": scale}, wait)
 
 
 def variants(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
@@ -170,9 +176,11 @@ def completion_counts(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dic
     return dict(zip(table.column("fingerprint").to_pylist(), table.column("n").to_pylist(), strict=True))
 
 
-def chunk_sizes(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> dict[str, int]:
-    """How many completions each chunk has, by its id, which holds across conditions."""
-    table = _query(layout, "select chunk_id, count(*) as n from completions group by all order by all", [], wait)
+def chunk_sizes(layout: StoreLayout, *, fingerprint: str | None = None, wait: float = DEFAULT_WAIT) -> dict[str, int]:
+    """How many completions each chunk has, or each chunk of one condition, by its id, which holds across conditions."""
+    where, parameters = ("", []) if fingerprint is None else ("where fingerprint = ?", [fingerprint])
+    sql = f"select chunk_id, count(*) as n from completions {where} group by all order by all"
+    table = _query(layout, sql, parameters, wait)
     return dict(zip(table.column("chunk_id").to_pylist(), table.column("n").to_pylist(), strict=True))
 
 
@@ -198,6 +206,10 @@ def detected_keys(layout: StoreLayout, fingerprint: str, rules_digest: str, *, w
     """Keys of the completions that these rules have read."""
     sql = "select problem_id, sample_id from detections where fingerprint = ? and rules_digest = ?"
     return set(keys_of(_query(layout, sql, [fingerprint, rules_digest], wait)))
+
+
+def _named(cell: Cell | None) -> dict[str, Any]:
+    return {} if cell is None else {"layer_subset": cell.layer_subset, "scale": cell.scale}
 
 
 def _rows(
