@@ -22,7 +22,7 @@ def write_continuation(
         StorageError: a table is empty, the three are not of one computation, or no cell at scale 1.0 is what they were
             computed from any more.
     """
-    tables = dict(zip(CONTINUATION_TABLES, (positions, samples, summaries), strict=True))
+    tables: dict[str, pa.Table] = dict(zip(CONTINUATION_TABLES, (positions, samples, summaries), strict=True))
 
     def refuse_outdated(connection: duckdb.DuckDBPyConnection) -> None:
         connection.register("incoming", conform(summaries, CONTINUATION_SUMMARIES))

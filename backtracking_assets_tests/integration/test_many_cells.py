@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """An experiment file of 206 cells of 8 completions, and its store with the first six of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(PROJECT_ROOT / "benchmarks")])
-        import large_store
+        large_store = import_module("large_store")
     file = large_store.write_experiment(tmp_path_factory.mktemp("many"), conditions=206, completions=8)
     store = large_store.LargeStore(large_store.open_store(file))
     assert list(store.fill(6)) == [6]
