@@ -28,6 +28,7 @@ from backtracking_assets.partitions import LAYER_SUBSET, cell_of, grid_partition
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
+from backtracking_assets.storage.database import reading
 
 
 def cell_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -80,7 +81,9 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
         made = ensure_completions(
             opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=logged(context.log.info)
         )
-        stored = linked_cell(opened, cell)
+        with reading(opened.layout):
+            stored = linked_cell(opened, cell)
+            _ = stored.completions
         outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made), with_model=True)
         fail_on_errors(cell, outcomes)
         return dg.MaterializeResult(
@@ -107,7 +110,12 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
         stored, outcomes = read_cell(opened, cell, context.run.run_id)
-        baseline = None if cell.scale == BASELINE_SCALE else current_baseline(opened)
+        baseline = None
+        if cell.scale != BASELINE_SCALE:
+            with reading(opened.layout):
+                baseline = current_baseline(opened)
+                if baseline is not None:
+                    baseline.load()
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.version()),
             check_results=check_results(outcomes),

@@ -42,6 +42,7 @@ from backtracking_assets.reporting.contents import (
 )
 from backtracking_assets.reporting.positive_control_verdict import QUESTION as CONTROL_QUESTION
 from backtracking_assets.storage import queries
+from backtracking_assets.storage.database import reading
 from backtracking_assets.storage.sweep_queries import Wanted, generated
 
 _EXAMPLES_A_CELL = 3
@@ -70,9 +71,16 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         StorageError: the cell's completions or detections are not there, or not current.
     """
     experiment = opened.experiment
-    stored = detected_cell(opened, cell)
-    current = current_baseline(opened)
-    baseline = None if cell.scale == BASELINE_SCALE else current
+    is_baseline, layout = cell.scale == BASELINE_SCALE, opened.layout
+    with reading(layout):
+        stored, at_one = detected_cell(opened, cell), current_baseline(opened)
+        baseline = None if is_baseline else at_one
+        stored.load()
+        if baseline is not None:
+            baseline.load()
+        metrics, checks = metrics_of(opened, cell), checks_of_cell(opened, cell)
+        baseline_metrics = None if baseline is None else metrics_of(opened, baseline.cell)
+        chunk_sizes = queries.chunk_sizes(layout, fingerprint=stored.fingerprint)
     scale = f"--scale {scale_key(cell.scale)}"
     comparisons = None
     if baseline is not None and baseline.fingerprint != stored.fingerprint:
@@ -92,23 +100,23 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         cell=cell,
         components=tuple(component_names(opened, cell.layer_subset)),
         control_of=experiment.control_of(cell.layer_subset),
-        is_baseline=cell.scale == BASELINE_SCALE,
+        is_baseline=is_baseline,
         fingerprint=stored.fingerprint,
         condition=opened.condition(cell).model_dump(mode="json"),
         problem_set_digest=stored.problem_set_digest,
-        version=stored.page_version(current),
+        version=stored.page_version(at_one),
         primary_measure=primary_measure(experiment),
-        metrics=metrics_of(opened, cell).to_pandas(),
-        baseline_metrics=None if baseline is None else metrics_of(opened, baseline.cell).to_pandas(),
+        metrics=metrics.to_pandas(),
+        baseline_metrics=None if baseline_metrics is None else baseline_metrics.to_pandas(),
         comparisons=comparisons,
-        checks=checks_of_cell(opened, cell),
+        checks=checks,
         examples=shown,
         class_examples=class_examples(stored, baseline, shown),
         provenance=provenance(
             experiment,
             stored.completions,
             run_id,
-            queries.chunk_sizes(opened.layout, stored.fingerprint),
+            chunk_sizes,
             f"--layer-subset {cell.layer_subset} {scale}",
         ),
     )

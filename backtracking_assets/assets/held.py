@@ -18,6 +18,7 @@ from backtracking_assets.assets.stored_cells import (
 from backtracking_assets.assets.sweep_status import cells_digest, sweep_status
 from backtracking_assets.records import Cell
 from backtracking_assets.storage import queries
+from backtracking_assets.storage.database import reading
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class HeldCell:
 
 def held_cells(opened: OpenExperiment) -> dict[Cell, HeldCell]:
     """What the store holds of every cell that is linked. The same few queries, however many cells there are."""
-    rows = queries.cells(opened.layout).to_pylist()
-    measured, broken = queries.measured_by(opened.layout), _broken(opened)
-    baseline = current_baseline(opened)
+    with reading(opened.layout):
+        rows = queries.cells(opened.layout).to_pylist()
+        measured, broken = queries.measured_by(opened.layout), _broken(opened)
+        baseline = current_baseline(opened)
     subsets = opened.subsets
     held = {}
     for row in rows:
@@ -97,6 +99,5 @@ def _broken(opened: OpenExperiment) -> set[tuple[Cell, str]]:
     """Cells and assets with a check that must hold and does not."""
     return {
         (Cell(row["layer_subset"], row["scale"]), row["asset"])
-        for row in queries.checks(opened.layout).to_pylist()
-        if row["severity"] == "error" and not row["passed"]
+        for row in queries.failing_checks(opened.layout).to_pylist()
     }

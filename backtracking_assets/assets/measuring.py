@@ -18,6 +18,7 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage.commits import write_checks, write_detections, write_metrics
+from backtracking_assets.storage.database import reading
 
 _Stored = TypeVar("_Stored", StoredCell, StoredVariant)
 
@@ -55,7 +56,10 @@ def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[StoredCe
     Raises:
         StorageError: the cell's completions are not there or not current, or the store cannot be written.
     """
-    return _read(linked_cell(opened, cell), run_id)
+    with reading(opened.layout):
+        stored = linked_cell(opened, cell)
+        _ = stored.completions
+    return _read(stored, run_id)
 
 
 def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[StoredVariant, list[CheckOutcome]]:
@@ -80,7 +84,9 @@ def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Ta
     Raises:
         StorageError: the cell's completions or detections are not there or not current, or the store cannot be written.
     """
-    stored = detected_cell(opened, cell)
+    with reading(opened.layout):
+        stored = detected_cell(opened, cell)
+        stored.load()
     table = cell_metrics(stored.completions, stored.detections, opened.problems, cell=cell, **_facts(stored, run_id))
     return table, _store_metrics(stored, table, run_id, is_baseline=cell.scale == BASELINE_SCALE)
 

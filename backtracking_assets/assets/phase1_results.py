@@ -32,7 +32,7 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.layout import StoreLayout
-from backtracking_assets.storage.study_tables import replace_table
+from backtracking_assets.storage.replacing import replace_table
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
+from backtracking_assets.storage.database import reading
 
 if TYPE_CHECKING:  # pandas is imported only where something is measured
     from backtracking_assets.analysis.counts import CellRows
@@ -79,7 +80,7 @@ def detected_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
 
 def current_cells(opened: OpenExperiment, cells: Iterable[Cell]) -> list[StoredCell]:
     """Those of the cells whose completions and detections are what the experiment file asks for now."""
-    return current_among(opened, cells, _rows_by_cell(opened))
+    return current_among(opened, cells, _by_cell(queries.cells(opened.layout)))
 
 
 def current_among(opened: OpenExperiment, cells: Iterable[Cell], rows: Mapping[Cell, dict]) -> list[StoredCell]:
@@ -99,9 +100,10 @@ def current_baseline(opened: OpenExperiment) -> StoredCell | None:
 
     All such cells share their completions.
     """
-    rows = queries.cells(opened.layout, scale=BASELINE_SCALE)
-    checks = outcomes_by_cell(queries.checks(opened.layout, scale=BASELINE_SCALE).to_pylist())
-    return baseline_among(opened, _by_cell(rows), checks)
+    with reading(opened.layout):
+        rows = _by_cell(queries.cells(opened.layout, scale=BASELINE_SCALE))
+        failing = queries.failing_checks(opened.layout, scale=BASELINE_SCALE).to_pylist()
+    return baseline_among(opened, rows, outcomes_by_cell(failing))
 
 
 def baseline_among(
@@ -129,15 +131,15 @@ def metrics_of(opened: OpenExperiment, cell: Cell) -> pa.Table:
     return queries.metrics(opened.layout, cell)
 
 
-def checks_of_cell(opened: OpenExperiment, cell: Cell) -> tuple[CheckOutcome, ...]:
-    """The outcomes of a cell's checks."""
-    return outcomes_by_cell(queries.checks(opened.layout, cell).to_pylist()).get(cell, ())
-
-
 def checks_of(opened: OpenExperiment, asset: str | None = None) -> dict[Cell, tuple[CheckOutcome, ...]]:
     """The outcomes of all checks by cell, or of those of one asset."""
     rows = queries.checks(opened.layout).to_pylist()
     return outcomes_by_cell(row for row in rows if asset in (None, row["asset"]))
+
+
+def checks_of_cell(opened: OpenExperiment, cell: Cell) -> tuple[CheckOutcome, ...]:
+    """The outcomes of all checks of one cell."""
+    return outcomes_by_cell(queries.checks(opened.layout, cell).to_pylist()).get(cell, ())
 
 
 def outcomes_by_cell(rows: Iterable[Mapping[str, Any]]) -> dict[Cell, tuple[CheckOutcome, ...]]:
@@ -166,10 +168,6 @@ def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:
         row["rules_digest"],
         Cell(row["layer_subset"], row["scale"]),
     )
-
-
-def _rows_by_cell(opened: OpenExperiment) -> dict[Cell, dict]:
-    return _by_cell(queries.cells(opened.layout))
 
 
 def _by_cell(table: pa.Table) -> dict[Cell, dict]:

@@ -54,6 +54,10 @@ class StoredCompletions:
         found.__dict__.update(completions=self.completions, detections=detections)  # where the properties are kept
         return found
 
+    def load(self) -> None:
+        """Read completions and detections now, such as while a block has the database open; they are kept."""
+        _ = self.completions, self.detections
+
     def completions_version(self) -> str:
         """Digest of which completions these are."""
         return digest([self.fingerprint, self.problem_set_digest, self.n_samples])

@@ -17,6 +17,7 @@ from backtracking_assets.assets.stored_cells import (
 from backtracking_assets.conditions import digest
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
+from backtracking_assets.storage.database import reading
 from backtracking_assets.storage.imported_runs import imported_digests
 from backtracking_assets.storage.overview import Comparison, Overview
 
@@ -57,12 +58,14 @@ def sweep_status(opened: OpenExperiment) -> SweepStatus:
     Raises:
         BacktrackingError: a source or the store cannot be read.
     """
-    held = read_overview(opened)
+    with reading(opened.layout):
+        held, continued = read_overview(opened), stored_digest(opened)
+        imported = imported_digests(opened.layout)
     statuses = planned_status(opened, held)
     shown = {str(status.cell): status.version for status in statuses if status.state == "done"}
     compared = sorted({str(comparison.cell) for comparison in held.comparisons})
-    planned, continued = [str(status.cell) for status in statuses], stored_digest(opened)
-    version = digest([digest_of_cells(shown), planned, compared, continued, imported_digests(opened.layout)])
+    planned = [str(status.cell) for status in statuses]
+    version = digest([digest_of_cells(shown), planned, compared, continued, imported])
     return SweepStatus(statuses, shown, version, _page(opened, shown, version), _comparisons(opened, held))
 
 

@@ -1,16 +1,16 @@
 """The transaction that writes the continuation ablation: its three tables together, or none of them."""
 
-from collections.abc import Sequence
-
+import duckdb
 import pyarrow as pa
 
 from backtracking_assets.errors import StorageError
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.storage.database import DEFAULT_WAIT, writing
+from backtracking_assets.records import CONTINUATION_SUMMARIES
+from backtracking_assets.storage.database import DEFAULT_WAIT
 from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.replacing import replace_tables
 from backtracking_assets.storage.rows import conform
-from backtracking_assets.storage.statements import CONTINUATION_TABLES, count, insert_rows
-from backtracking_assets.storage.tables import TABLES
+from backtracking_assets.storage.statements import CONTINUATION_TABLES, count
 
 
 def write_continuation(
@@ -22,19 +22,10 @@ def write_continuation(
         StorageError: a table is empty, the three are not of one computation, or no cell at scale 1.0 is what they were
             computed from any more.
     """
-    given: Sequence[pa.Table] = (positions, samples, summaries)
-    fitting = {
-        name: conform(table, TABLES[name].schema) for name, table in zip(CONTINUATION_TABLES, given, strict=True)
-    }
-    for name, table in fitting.items():
-        if table.num_rows == 0:
-            raise StorageError(f"There are no rows for {name} to store; an empty result is an error.")
-    for column in ("fingerprint", "continuation_digest"):
-        values = {value for table in fitting.values() for value in table.column(column).to_pylist()}
-        if len(values) != 1:
-            raise StorageError(f"The tables of a continuation ablation have one {column}; {len(values)} were given.")
-    with writing(layout, wait=wait) as connection:
-        connection.register("incoming", fitting["continuation_summaries"])
+    tables: dict[str, pa.Table] = dict(zip(CONTINUATION_TABLES, (positions, samples, summaries), strict=True))
+
+    def refuse_outdated(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.register("incoming", conform(summaries, CONTINUATION_SUMMARIES))
         outdated = count(
             connection,
             """
@@ -48,6 +39,6 @@ def write_continuation(
             raise StorageError(
                 "The baseline has changed since its continuation ablation was computed; run the same command again."
             )
-        for name, table in fitting.items():
-            connection.execute(f'delete from "{name}"')
-            insert_rows(connection, name, table)
+
+    what, one = "a continuation ablation", ["fingerprint", "continuation_digest"]
+    replace_tables(layout, what, tables, one=one, check=refuse_outdated, wait=wait)

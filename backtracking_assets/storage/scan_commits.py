@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 
+import duckdb
 import pyarrow as pa
 
 from backtracking_assets.errors import StorageError
-from backtracking_assets.storage.database import DEFAULT_WAIT, writing
+from backtracking_assets.storage.database import DEFAULT_WAIT
 from backtracking_assets.storage.layout import StoreLayout
-from backtracking_assets.storage.rows import conform
-from backtracking_assets.storage.statements import count, insert_rows
-from backtracking_assets.storage.tables import TABLES
+from backtracking_assets.storage.replacing import replace_tables
+from backtracking_assets.storage.statements import count
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,7 @@ def write_selection(
 
 
 def _replace(layout: StoreLayout, source: ScannedFrom, tables: Mapping[str, pa.Table], wait: float) -> None:
-    fitting = {name: conform(table, TABLES[name].schema) for name, table in tables.items()}
-    for name, table in fitting.items():
-        if table.num_rows == 0:
-            raise StorageError(f"There are no rows for {name} to store; an empty result is an error.")
-    digests = {value for table in fitting.values() for value in table.column("scan_digest").unique().to_pylist()}
-    if len(digests) != 1:
-        raise StorageError(f"The tables of a scan have one scan_digest; {len(digests)} were given.")
-    with writing(layout, wait=wait) as connection:
+    def refuse_outdated(connection: duckdb.DuckDBPyConnection) -> None:
         unchanged = count(
             connection,
             """
@@ -86,6 +79,5 @@ def _replace(layout: StoreLayout, source: ScannedFrom, tables: Mapping[str, pa.T
                 f"Prompt variant {source.variant} has changed since its events were looked at; run the same command "
                 "again."
             )
-        for name, table in fitting.items():
-            connection.execute(f'delete from "{name}"')
-            insert_rows(connection, name, table)
+
+    replace_tables(layout, "a scan", tables, one=["scan_digest"], check=refuse_outdated, wait=wait)
