@@ -3,7 +3,7 @@
 If accuracy and steps are then alike, the layers' effect on them is what saying the word less often does by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +28,7 @@ _Floats = npt.NDArray[np.float64]
 
 
 def compare_at_equal_rate(
-    cells: Sequence[CellRows],
+    cells: Iterable[CellRows],
     control: Sequence[CellRows],
     baseline: CellRows,
     *,
@@ -56,34 +56,46 @@ def compare_at_equal_rate(
         (rows for rows in control if cell_of(rows).scale < BASELINE_SCALE), key=lambda rows: cell_of(rows).scale
     )
     frames = [*map(joined, below), reference]
+    asked = [set(frame["problem_id"]) for frame in frames]
     scales = np.array([*(cell_of(rows).scale for rows in below), BASELINE_SCALE])
     if not below:
         raise BacktrackingError("The trigger control has no cell below scale 1; generate one.")
+    n_problems = reference["problem_id"].nunique()
+    drawn = bootstrap_weights(n_problems, statistics.resamples, statistics.seed)
+    # The first row of weights is the data themselves.
+    weights = np.vstack([np.ones((1, n_problems)), drawn])
+    leading = MEASURES[rate_measure]
+    measures = {name: MEASURES[name] for name in (rate_measure, *OUTCOMES) if applies(MEASURES[name], frames)}
+    curve: dict[str, _Floats] = {}
     found: list[EqualRate] = []
     for rows in cells:
         frame = joined(rows)
-        for other in frames:
-            _refuse_other_problems(rows, frame, other)
-        found.append(_compare(rows, frame, frames, scales, MEASURES[rate_measure], statistics))
+        own_problems = set(frame["problem_id"])
+        if any(own_problems != problems for problems in asked):
+            raise BacktrackingError(
+                f"{rows.cell} and the trigger control were asked different problems, so they cannot be compared at "
+                "equal rate; generate both anew."
+            )
+        if not curve:
+            curve = {name: _ratios(measure, frames, weights) for name, measure in measures.items()}
+        applied = {name: measure for name, measure in measures.items() if applies(measure, [frame])}
+        values = {
+            name: np.concatenate([_ratios(measure, [frame], weights), curve[name]], axis=1)
+            for name, measure in applied.items()
+        }
+        found.append(_compare(rows, values, scales, leading, statistics))
     return found
 
 
 def _compare(
     rows: CellRows,
-    frame: pd.DataFrame,
-    curve: list[pd.DataFrame],
+    values: dict[str, _Floats],
     scales: _Floats,
     rate_measure: Measure,
     statistics: Statistics,
 ) -> EqualRate:
-    everything = [frame, *curve]
-    names = [name for name in OUTCOMES if applies(MEASURES[name], everything)]
-    measures = [rate_measure, *(MEASURES[name] for name in names)]
-    # The first row of weights is the data themselves.
-    n_problems = frame["problem_id"].nunique()
-    drawn = bootstrap_weights(n_problems, statistics.resamples, statistics.seed)
-    weights = np.vstack([np.ones((1, n_problems)), drawn])
-    values = {measure.name: _ratios(measure, everything, weights) for measure in measures}
+    """Compare one cell, given each measure of it and of the curve in the data and in every resample."""
+    names = [name for name in OUTCOMES if name in values]
     rates = values[rate_measure.name]
     defined = {name: np.asarray(np.isfinite(value).all(axis=1)) for name, value in values.items()}
     named = [name for name in names if _is_defined(defined[name])]
@@ -168,11 +180,3 @@ def _place(rate: _Floats, climbing: _Floats) -> tuple[npt.NDArray[np.intp], _Flo
 def _between(values: _Floats, lower: npt.NDArray[np.intp], share_of_upper: _Floats) -> _Floats:
     row = np.arange(len(values))
     return (1 - share_of_upper) * values[row, lower] + share_of_upper * values[row, lower + 1]
-
-
-def _refuse_other_problems(rows: CellRows, frame: pd.DataFrame, other: pd.DataFrame) -> None:
-    if set(frame["problem_id"]) != set(other["problem_id"]):
-        raise BacktrackingError(
-            f"{rows.cell} and the trigger control were asked different problems, so they cannot be compared at equal "
-            "rate; generate both anew."
-        )
