@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from backtracking_assets.analysis.counts import CellRows, applies, cell_of, counts, joined
+from backtracking_assets.analysis.counted_rows import CountedRows, columns_of, from_frame, in_order_of
+from backtracking_assets.analysis.counts import CellRows, cell_of, joined
 from backtracking_assets.analysis.quantiles import tails
 from backtracking_assets.analysis.resampling import bootstrap_weights
 from backtracking_assets.equal_rate_records import EqualRate, EqualRateOutcome, OutcomeVerdict
@@ -51,36 +51,38 @@ def compare_at_equal_rate(
         BacktrackingError: a cell or the control was not asked the problems of the baseline, nothing is there of which
             the rate could be taken, or a measure has no denominator in too many resamples.
     """
-    reference = joined(baseline)
+    reference = from_frame(joined(baseline))
     below = sorted(
         (rows for rows in control if cell_of(rows).scale < BASELINE_SCALE), key=lambda rows: cell_of(rows).scale
     )
-    frames = [*map(joined, below), reference]
-    asked = [set(frame["problem_id"]) for frame in frames]
+    counted = [*(_counted(rows, reference) for rows in below), reference]
+    asked = [set(own.problems) for own in counted]
     scales = np.array([*(cell_of(rows).scale for rows in below), BASELINE_SCALE])
     if not below:
         raise BacktrackingError("The trigger control has no cell below scale 1; generate one.")
-    n_problems = reference["problem_id"].nunique()
+    n_problems = len(reference.problems)
     drawn = bootstrap_weights(n_problems, statistics.resamples, statistics.seed)
     # The first row of weights is the data themselves.
     weights = np.vstack([np.ones((1, n_problems)), drawn])
     leading = MEASURES[rate_measure]
-    measures = {name: MEASURES[name] for name in (rate_measure, *OUTCOMES) if applies(MEASURES[name], frames)}
+    measures = {
+        name: MEASURES[name] for name in (rate_measure, *OUTCOMES) if all(own.has(MEASURES[name]) for own in counted)
+    }
     curve: dict[str, _Floats] = {}
     found: list[EqualRate] = []
     for rows in cells:
-        frame = joined(rows)
-        own_problems = set(frame["problem_id"])
+        own = _counted(rows, reference)
+        own_problems = set(own.problems)
         if any(own_problems != problems for problems in asked):
             raise BacktrackingError(
                 f"{rows.cell} and the trigger control were asked different problems, so they cannot be compared at "
                 "equal rate; generate both anew."
             )
         if not curve:
-            curve = {name: _ratios(measure, frames, weights) for name, measure in measures.items()}
-        applied = {name: measure for name, measure in measures.items() if applies(measure, [frame])}
+            curve = {name: _ratios(measure, counted, weights) for name, measure in measures.items()}
+        applied = {name: measure for name, measure in measures.items() if own.has(measure)}
         values = {
-            name: np.concatenate([_ratios(measure, [frame], weights), curve[name]], axis=1)
+            name: np.concatenate([_ratios(measure, [own], weights), curve[name]], axis=1)
             for name, measure in applied.items()
         }
         found.append(_compare(rows, values, scales, leading, statistics))
@@ -153,13 +155,16 @@ def _outcome(
     )
 
 
-def _ratios(measure: Measure, frames: Sequence[pd.DataFrame], weights: _Floats) -> _Floats:
-    """The measure of each frame under each row of weights, NaN without a denominator: [weights, frames]."""
+def _counted(rows: CellRows, reference: CountedRows) -> CountedRows:
+    found = in_order_of(reference, rows)
+    return from_frame(joined(rows)) if found is None else found
+
+
+def _ratios(measure: Measure, cells: Sequence[CountedRows], weights: _Floats) -> _Floats:
+    """The measure of each cell under each row of weights, NaN without a denominator: [weights, cells]."""
     columns: list[_Floats] = []
-    for frame in frames:
-        # Frames are in the order of their keys, so problems come in the same order in each.
-        problem = np.unique(frame["problem_id"].to_numpy(), return_inverse=True)[1]
-        top, bottom = (weights @ np.bincount(problem, values) for values in counts(measure, frame))
+    for counted in cells:
+        top, bottom = (weights @ np.bincount(counted.problem, counted.of_rows(name)) for name in columns_of(measure))
         columns.append(np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0))
     return np.stack(columns, axis=1)
 
