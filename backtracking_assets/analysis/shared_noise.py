@@ -101,7 +101,7 @@ def _variances(
         return None
     own = (n1 - n1.sum() / sum_d1 * d1) / sum_d1
     other = (n0 - n0.sum() / sum_d0 * d0) / sum_d0
-    own_sums, other_sums, same = (np.bincount(index, values) for values in (own, other, own * other))
+    own_sums, other_sums, same = (np.bincount(index, values).astype(np.float64) for values in (own, other, own * other))
     shared = (own_sums - other_sums) ** 2
     different = (own_sums * other_sums - same) / (sizes - 1)
     independent = shared + 2 * (same - different)

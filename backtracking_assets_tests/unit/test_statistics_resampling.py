@@ -1,6 +1,7 @@
 """What is computed for many columns at once equals what each gives by itself, and what the plain formulas give."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from backtracking_assets.analysis.resampling import (
 from backtracking_assets.analysis.shared_noise import variance_ratio, variance_ratios
 from backtracking_assets.analysis.statistics import paired_difference
 
-DRAWS = {"resamples": 500, "seed": 3}
+DRAWS: dict[str, Any] = {"resamples": 500, "seed": 3}
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,7 +75,7 @@ def test_what_is_computed_together_is_what_each_gives_alone(n_clusters: int) -> 
     given_rows += [(nothing, nothing, nothing, nothing), (nothing, nothing + 1, nothing, nothing + 1)]
     pairs = []
     for rows in given_rows:
-        sums = np.stack([np.bincount(index, column) for column in rows])
+        sums = np.stack([np.bincount(index, column).astype(np.float64) for column in rows])
         pairs.append(Pair(*resampled_columns(sums, **DRAWS), n_pairs=len(index)))
     together = paired_differences(pairs, confidence=0.9, **DRAWS)
     assert together == [paired_difference(*rows, index, confidence=0.9, **DRAWS) for rows in given_rows]
