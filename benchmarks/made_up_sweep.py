@@ -1,8 +1,8 @@
-"""A store with the results of a sweep that never ran: thousands of cells, to measure what is computed over all of them.
+"""A store with the results of a sweep that never ran: thousands of cells, to measure what is computed over all.
 
-The chains are those that organisms are trained on, drawn with other rates of errors and triggers for each behavior, with
-the same randomness for the same problem and sample. They are read and measured by the functions that the sweep uses, and
-a behavior serves many cells: what is stored is true of it, only the model is missing.
+The chains are those that organisms are trained on, drawn with other rates of errors and triggers for each behavior,
+with the same randomness for the same problem and sample. They are read and measured by the functions that the sweep
+uses, and a behavior serves many cells: what is stored is true of it, only the model is missing.
 """
 
 import shutil
@@ -33,7 +33,7 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import COMPLETIONS, Cell, decode_steps
 from backtracking_assets.storage.commits import _condition_row
 from backtracking_assets.storage.database import writing
-from backtracking_assets.storage.input_commits import write_layer_subset, write_problem_set
+from backtracking_assets.storage.input_commits import write_problem_set
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.statements import insert_rows
 from backtracking_assets.storage.tables import TABLES
@@ -47,7 +47,7 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def write_experiment(folder: Path, *, cells: int, problems: int, samples: int) -> Path:
-    """An experiment file with at least so many conditions: targeted subsets at six scales, some with random controls."""
+    """An experiment file with about so many conditions: subsets at six scales, a fifth of them with random controls."""
     document = yaml.safe_load((ROOT / "data/experiments/organism.yaml").read_text())
     targeted = max(round(cells / (len(_SCALES) - 1 + _DRAWS / 5)), 1)
     source = Random(0)
@@ -81,7 +81,7 @@ def _layers(source: Random) -> dict[str, list[int]]:
 
 
 def make_sweep(folder: Path, *, cells: int, problems: int = 125, samples: int = 4, behaviors: int = 40) -> Experiment:
-    """Make experiment file and store in a folder, every cell done but for the comparisons; one that is there is used."""
+    """Make experiment file and store in a folder, all but the comparisons; what is there is used."""
     path = write_experiment(folder, cells=cells, problems=problems, samples=samples)
     experiment = load_experiment(path)
     opened = opened_in(experiment, folder)
@@ -90,11 +90,7 @@ def make_sweep(folder: Path, *, cells: int, problems: int = 125, samples: int = 
     shutil.rmtree(opened.layout.root, ignore_errors=True)
     write_problem_set(opened.layout, list(opened.problems.values()))
     pool = [_behavior(opened, number / max(behaviors - 1, 1)) for number in range(behaviors)]
-    planned = experiment.planned_cells()
-    for name in dict.fromkeys(cell.layer_subset for cell in planned):
-        if name.startswith("subset_000"):  # what subsets are made of is not read by what is measured here
-            write_layer_subset(opened.layout, name, opened.composition(name))
-    _store(opened, planned, pool)
+    _store(opened, list(experiment.planned_cells()), pool)
     (folder / "made").touch()
     return experiment
 
@@ -125,7 +121,7 @@ def _behavior(opened: OpenExperiment, damage: float) -> tuple[pa.Table, pa.Table
                 "sample_id": sample_id,
                 "prompt_sha256": digest(problem_id),
                 "text": text,
-                "token_ids": [hash_of(token) for token in tokens],
+                "token_ids": [_number(token) for token in tokens],
                 "token_starts": starts,
                 "n_prompt_tokens": 20,
                 "n_tokens": len(tokens),
@@ -143,7 +139,7 @@ def _behavior(opened: OpenExperiment, damage: float) -> tuple[pa.Table, pa.Table
     return completions, detect(completions, opened.problems, opened.experiment.detection, run_id=RUN_ID)
 
 
-def hash_of(token: str) -> int:
+def _number(token: str) -> int:
     """A number for a token, the same in every process."""
     return int(digest(token)[:4], 16) % 131
 

@@ -120,7 +120,10 @@ def _differences(
         )
         for measure, (top, bottom) in zip(measures, named, strict=True)
     ]
-    of_rows = [(*map(counted.of_rows, pair), *map(reference.of_rows, pair)) for pair in named]
+    of_rows = [
+        (counted.of_rows(top), counted.of_rows(bottom), reference.of_rows(top), reference.of_rows(bottom))
+        for top, bottom in named
+    ]
     noises = variance_ratios(of_rows, counted.problem, len(counted.problems), confidence=statistics.confidence, **draws)
     return [
         {

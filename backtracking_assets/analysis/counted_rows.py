@@ -135,7 +135,7 @@ def _order(table: pa.Table, problems: pa.Array, reference: CountedRows) -> npt.N
     """The place of each of the reference's rows in a table; None where the table has not exactly these rows."""
     if table.num_rows != len(reference.problem):
         return None
-    problem = pc.index_in(table["problem_id"], value_set=problems)
+    problem = pc.index_in(table["problem_id"], value_set=problems)  # pyright: ignore[reportAttributeAccessIssue]
     if problem.null_count:
         return None
     sample = table["sample_id"].to_numpy().astype(np.int64)
@@ -154,11 +154,14 @@ def _only(table: pa.Table, name: str) -> str | None:
 
 def _derived(completions: pa.Table, detections: pa.Table) -> dict[str, tuple[bool, pa.ChunkedArray]]:
     """Columns that follow from others, or stand in the completions: whether they do, and their values."""
-    no_answer = pc.equal(detections["verdict"], "no_answer")
-    found = {"no_answer": (False, no_answer), "answered": (False, pc.invert(no_answer))}
+    no_answer = pc.equal(detections["verdict"], "no_answer")  # pyright: ignore[reportAttributeAccessIssue]
+    answered = pc.invert(no_answer)  # pyright: ignore[reportAttributeAccessIssue]
+    found = {"no_answer": (False, no_answer), "answered": (False, answered)}
     for name in ("genuine", "silent", "filler", "none"):
-        found[f"is_{name}"] = False, pc.equal(detections["completion_class"], name)
-    found["non_finite"] = True, pc.equal(completions["finish_reason"], "non_finite")
+        is_class = pc.equal(detections["completion_class"], name)  # pyright: ignore[reportAttributeAccessIssue]
+        found[f"is_{name}"] = False, is_class
+    non_finite = pc.equal(completions["finish_reason"], "non_finite")  # pyright: ignore[reportAttributeAccessIssue]
+    found["non_finite"] = True, non_finite
     found["n_tokens"] = True, completions["n_tokens"]
     return found
 

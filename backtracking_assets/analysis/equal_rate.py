@@ -3,14 +3,14 @@
 If accuracy and steps are then alike, the layers' effect on them is what saying the word less often does by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from backtracking_assets.analysis.counts import CellRows, applies, cell_of, counts, joined
+from backtracking_assets.analysis.counted_rows import CountedRows, columns_of, from_frame, in_order_of
+from backtracking_assets.analysis.counts import CellRows, cell_of, joined
 from backtracking_assets.analysis.quantiles import tails
 from backtracking_assets.analysis.resampling import bootstrap_weights
 from backtracking_assets.equal_rate_records import EqualRate, EqualRateOutcome, OutcomeVerdict
@@ -28,7 +28,7 @@ _Floats = npt.NDArray[np.float64]
 
 
 def compare_at_equal_rate(
-    cells: Sequence[CellRows],
+    cells: Iterable[CellRows],
     control: Sequence[CellRows],
     baseline: CellRows,
     *,
@@ -51,39 +51,53 @@ def compare_at_equal_rate(
         BacktrackingError: a cell or the control was not asked the problems of the baseline, nothing is there of which
             the rate could be taken, or a measure has no denominator in too many resamples.
     """
-    reference = joined(baseline)
+    reference = from_frame(joined(baseline))
     below = sorted(
         (rows for rows in control if cell_of(rows).scale < BASELINE_SCALE), key=lambda rows: cell_of(rows).scale
     )
-    frames = [*map(joined, below), reference]
+    counted = [*(_counted(rows, reference) for rows in below), reference]
+    asked = [set(own.problems) for own in counted]
     scales = np.array([*(cell_of(rows).scale for rows in below), BASELINE_SCALE])
     if not below:
         raise BacktrackingError("The trigger control has no cell below scale 1; generate one.")
+    n_problems = len(reference.problems)
+    drawn = bootstrap_weights(n_problems, statistics.resamples, statistics.seed)
+    # The first row of weights is the data themselves.
+    weights = np.vstack([np.ones((1, n_problems)), drawn])
+    leading = MEASURES[rate_measure]
+    measures = {
+        name: MEASURES[name] for name in (rate_measure, *OUTCOMES) if all(own.has(MEASURES[name]) for own in counted)
+    }
+    curve: dict[str, _Floats] = {}
     found: list[EqualRate] = []
     for rows in cells:
-        frame = joined(rows)
-        for other in frames:
-            _refuse_other_problems(rows, frame, other)
-        found.append(_compare(rows, frame, frames, scales, MEASURES[rate_measure], statistics))
+        own = _counted(rows, reference)
+        own_problems = set(own.problems)
+        if any(own_problems != problems for problems in asked):
+            raise BacktrackingError(
+                f"{rows.cell} and the trigger control were asked different problems, so they cannot be compared at "
+                "equal rate; generate both anew."
+            )
+        if not curve:
+            curve = {name: _ratios(measure, counted, weights) for name, measure in measures.items()}
+        applied = {name: measure for name, measure in measures.items() if own.has(measure)}
+        values = {
+            name: np.concatenate([_ratios(measure, [own], weights), curve[name]], axis=1)
+            for name, measure in applied.items()
+        }
+        found.append(_compare(rows, values, scales, leading, statistics))
     return found
 
 
 def _compare(
     rows: CellRows,
-    frame: pd.DataFrame,
-    curve: list[pd.DataFrame],
+    values: dict[str, _Floats],
     scales: _Floats,
     rate_measure: Measure,
     statistics: Statistics,
 ) -> EqualRate:
-    everything = [frame, *curve]
-    names = [name for name in OUTCOMES if applies(MEASURES[name], everything)]
-    measures = [rate_measure, *(MEASURES[name] for name in names)]
-    # The first row of weights is the data themselves.
-    n_problems = frame["problem_id"].nunique()
-    drawn = bootstrap_weights(n_problems, statistics.resamples, statistics.seed)
-    weights = np.vstack([np.ones((1, n_problems)), drawn])
-    values = {measure.name: _ratios(measure, everything, weights) for measure in measures}
+    """Compare one cell, given each measure of it and of the curve in the data and in every resample."""
+    names = [name for name in OUTCOMES if name in values]
     rates = values[rate_measure.name]
     defined = {name: np.asarray(np.isfinite(value).all(axis=1)) for name, value in values.items()}
     named = [name for name in names if _is_defined(defined[name])]
@@ -141,13 +155,16 @@ def _outcome(
     )
 
 
-def _ratios(measure: Measure, frames: Sequence[pd.DataFrame], weights: _Floats) -> _Floats:
-    """The measure of each frame under each row of weights, NaN without a denominator: [weights, frames]."""
+def _counted(rows: CellRows, reference: CountedRows) -> CountedRows:
+    found = in_order_of(reference, rows)
+    return from_frame(joined(rows)) if found is None else found
+
+
+def _ratios(measure: Measure, cells: Sequence[CountedRows], weights: _Floats) -> _Floats:
+    """The measure of each cell under each row of weights, NaN without a denominator: [weights, cells]."""
     columns: list[_Floats] = []
-    for frame in frames:
-        # Frames are in the order of their keys, so problems come in the same order in each.
-        problem = np.unique(frame["problem_id"].to_numpy(), return_inverse=True)[1]
-        top, bottom = (weights @ np.bincount(problem, values) for values in counts(measure, frame))
+    for counted in cells:
+        top, bottom = (weights @ np.bincount(counted.problem, counted.of_rows(name)) for name in columns_of(measure))
         columns.append(np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0))
     return np.stack(columns, axis=1)
 
@@ -168,11 +185,3 @@ def _place(rate: _Floats, climbing: _Floats) -> tuple[npt.NDArray[np.intp], _Flo
 def _between(values: _Floats, lower: npt.NDArray[np.intp], share_of_upper: _Floats) -> _Floats:
     row = np.arange(len(values))
     return (1 - share_of_upper) * values[row, lower] + share_of_upper * values[row, lower + 1]
-
-
-def _refuse_other_problems(rows: CellRows, frame: pd.DataFrame, other: pd.DataFrame) -> None:
-    if set(frame["problem_id"]) != set(other["problem_id"]):
-        raise BacktrackingError(
-            f"{rows.cell} and the trigger control were asked different problems, so they cannot be compared at equal "
-            "rate; generate both anew."
-        )

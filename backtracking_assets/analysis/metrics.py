@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -73,6 +74,8 @@ def _metric_rows(
     run_id: str,
 ) -> list[dict[str, Any]]:
     frame = joined(given)
+    # Numbers in the order of the problems: names would be sorted anew for each measure.
+    clusters = np.unique(frame["problem_id"].to_numpy(), return_inverse=True)[1]
     return [
         {
             "metric": measure.name,
@@ -90,7 +93,7 @@ def _metric_rows(
         }
         for measure in MEASURES.values()
         if applies(measure, [frame])
-        for estimate in [_estimate(measure, frame, problems, statistics)]
+        for estimate in [_estimate(measure, frame, clusters, problems, statistics)]
     ]
 
 
@@ -107,9 +110,12 @@ def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
 
 
 def _estimate(
-    measure: Measure, frame: pd.DataFrame, problems: Mapping[str, Problem], statistics: Statistics
+    measure: Measure,
+    frame: pd.DataFrame,
+    clusters: npt.NDArray[np.intp],
+    problems: Mapping[str, Problem],
+    statistics: Statistics,
 ) -> Estimate:
-    clusters = frame["problem_id"].to_numpy()
     confidence = statistics.confidence
     if measure.name == "accuracy_shuffled":
         other = derangement(frame["problem_id"].unique().tolist(), statistics.seed)

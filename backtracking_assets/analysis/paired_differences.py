@@ -39,14 +39,19 @@ class Pair:
     per: float = 1.0
 
     @property
+    def columns(self) -> tuple[Column, Column, Column, Column]:
+        return self.numerators, self.denominators, self.baseline_numerators, self.baseline_denominators
+
+    @property
     def sums(self) -> tuple[_Floats, _Floats, _Floats, _Floats]:
         """Sums by cluster, in the order of the fields; each of shape [clusters]."""
-        return (
-            self.numerators.sums,
-            self.denominators.sums,
-            self.baseline_numerators.sums,
-            self.baseline_denominators.sums,
-        )
+        n1, d1, n0, d0 = (column.sums for column in self.columns)
+        return n1, d1, n0, d0
+
+    @property
+    def totals(self) -> tuple[float, float, float, float]:
+        n1, d1, n0, d0 = (column.total for column in self.columns)
+        return n1, d1, n0, d0
 
 
 def paired_differences(pairs: Sequence[Pair], *, confidence: float, resamples: int, seed: int) -> list[Difference]:
@@ -66,7 +71,7 @@ def paired_differences(pairs: Sequence[Pair], *, confidence: float, resamples: i
 
 
 def _has_difference(pair: Pair) -> bool:
-    return pair.denominators.sums.sum() > 0 and pair.baseline_denominators.sums.sum() > 0
+    return pair.denominators.total > 0 and pair.baseline_denominators.total > 0
 
 
 def _contributing(pair: Pair) -> npt.NDArray[np.bool_]:
@@ -76,15 +81,16 @@ def _contributing(pair: Pair) -> npt.NDArray[np.bool_]:
 def _contributions(pair: Pair) -> _Floats:
     """What each cluster contributes to the difference: [clusters]."""
     n1, d1, n0, d0 = pair.sums
-    ratio = (n1.sum() + n0.sum()) / (d1.sum() + d0.sum())
-    return (n1 - ratio * d1) / d1.sum() - (n0 - ratio * d0) / d0.sum()
+    sum_n1, sum_d1, sum_n0, sum_d0 = pair.totals
+    ratio = (sum_n1 + sum_n0) / (sum_d1 + sum_d0)
+    return (n1 - ratio * d1) / sum_d1 - (n0 - ratio * d0) / sum_d0
 
 
 def _difference(pair: Pair, contributions: _Floats, p_value: float, flips: str, *, confidence: float) -> Difference:
-    n1, d1, n0, d0 = pair.sums
+    sum_n1, sum_d1, sum_n0, sum_d0 = pair.totals
     per, used = pair.per, _contributing(pair)
     n_clusters = int(used.sum())
-    difference = float(n1.sum() / d1.sum() - n0.sum() / d0.sum())
+    difference = sum_n1 / sum_d1 - sum_n0 / sum_d0
     expanded = 2 * float(special.ndtr(t_quantile(confidence, contributions[used]))) - 1
     interval = _bootstrap_interval(pair, expanded)
     method = f"cluster bootstrap; {flips} sign flips"

@@ -44,7 +44,7 @@ def t_quantile_at(confidence: float, freedom: float) -> float:
 
 
 def percentiles(values: _Floats, probabilities: tuple[float, float]) -> tuple[float, float]:
-    """What `numpy.quantile` gives, bit by bit, at a quarter of its cost: only the values of the two tails are sorted."""
+    """What `numpy.quantile` gives, bit by bit, at a quarter of its cost: only the two tails are sorted."""
     sample = np.sort(values[::_STRIDE])
     low, high = (_percentile(values, sample, probability) for probability in probabilities)
     return low, high

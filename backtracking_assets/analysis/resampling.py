@@ -26,6 +26,7 @@ class Column:
     """[clusters]"""
     drawn: _Floats
     """[resamples]"""
+    total: float
 
 
 @lru_cache(maxsize=4)
@@ -52,7 +53,8 @@ def resampled_columns(sums: _Floats, *, resamples: int, seed: int) -> list[Colum
         drawn = product.astype(np.float64)
     else:
         drawn = np.ascontiguousarray((bootstrap_weights(n_clusters, resamples, seed) @ sums.T).T)
-    return [Column(own, of_resamples) for own, of_resamples in zip(sums, drawn, strict=True)]
+    totals = sums.sum(axis=1).tolist()
+    return [Column(own, of_resamples, total) for own, of_resamples, total in zip(sums, drawn, totals, strict=True)]
 
 
 def resampled_sums(columns: _Floats, *, resamples: int, seed: int) -> _Floats:

@@ -96,11 +96,12 @@ def _variances(
     sizes: npt.NDArray[np.intp],
 ) -> tuple[_Floats, _Floats] | None:
     """What each cluster adds to the variance with shared and with independent noise; None where there is no ratio."""
-    if d1.sum() == 0 or d0.sum() == 0 or sizes.min(initial=2) < 2:
+    sum_d1, sum_d0 = float(d1.sum()), float(d0.sum())
+    if sum_d1 == 0 or sum_d0 == 0 or sizes.min(initial=2) < 2:
         return None
-    own = (n1 - n1.sum() / d1.sum() * d1) / d1.sum()
-    other = (n0 - n0.sum() / d0.sum() * d0) / d0.sum()
-    own_sums, other_sums, same = (np.bincount(index, values) for values in (own, other, own * other))
+    own = (n1 - n1.sum() / sum_d1 * d1) / sum_d1
+    other = (n0 - n0.sum() / sum_d0 * d0) / sum_d0
+    own_sums, other_sums, same = (np.bincount(index, values).astype(np.float64) for values in (own, other, own * other))
     shared = (own_sums - other_sums) ** 2
     different = (own_sums * other_sums - same) / (sizes - 1)
     independent = shared + 2 * (same - different)

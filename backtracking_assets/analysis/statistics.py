@@ -49,7 +49,7 @@ def share(numerators: Values, denominators: Values, clusters: Clusters, *, confi
 
     The effective size is n over the design effect (Kish 1965, section 8.2), whose variance is the linearized one of a
     ratio of cluster totals; as that variance is estimated, t takes the place of z (Korn and Graubard 1998, Survey
-    Methodology 24(2), 193-201; degrees of freedom: `quantiles.t_quantile`). It is kept between the effective number of clusters,
+    Methodology 24(2), 193-201; degrees of freedom: `t_quantile`). It is kept between the effective number of clusters,
     (sum d)^2 / sum d^2 over cluster sizes d, which is what fully alike samples would leave, and n. At 0% and 100% no
     variance can be seen, and the lower bound is taken. Wilson on an effective size: Dean and Pagano 2015, J. Surv.
     Stat. Methodol. 3(4), 484-503.
@@ -87,7 +87,7 @@ def rate(events: Values, exposures: Values, clusters: Clusters, *, per: float, c
     variance the effective number of events. The interval holds the rates x at which (estimate - x)^2 is at most t^2
     times a Poisson's variance of as many events, x estimate / k (Wilson's construction; for a plain Poisson count
     Barker 2002, The American Statistician 56(2), 85-89), which reaches further up than down where events are few.
-    Degrees of freedom: `quantiles.t_quantile`. Without any event no variance can be seen: the upper end is then the exact Poisson
+    Degrees of freedom: `t_quantile`. Without any event no variance can be seen: the upper end is then the exact Poisson
     one, as if each cluster's rows were a single one. With a single cluster there is no interval.
     """
     method = "ratio of sums, score on effective events"
@@ -142,7 +142,7 @@ def paired_difference(
 
     Interval: percentiles of a bootstrap over clusters (Davison and Hinkley 1997, section 3.8), expanded so that the
     normal tail becomes that of t (Hesterberg 2015, The American Statistician 69(4), 371-386; degrees of freedom:
-    `quantiles.t_quantile`). Where every resample gives the same difference, that of a share may still be off by the upper Wilson
+    `t_quantile`). Where every resample gives the same difference, that of a share may still be off by the upper Wilson
     bound for 0 of so many clusters, and that of a rate has no interval.
 
     p-value: two-sided, by sign flips over clusters. What is flipped is a cluster's contribution

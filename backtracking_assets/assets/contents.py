@@ -1,6 +1,7 @@
 """Filling the reports from the store."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import pandas as pd
@@ -40,7 +41,9 @@ from backtracking_assets.reporting.contents import (
     SweepReport,
     study_of,
 )
+from backtracking_assets.reporting.measured import index_sweep
 from backtracking_assets.reporting.positive_control_verdict import QUESTION as CONTROL_QUESTION
+from backtracking_assets.reporting.shown_subsets import shown_subsets
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.database import reading
 from backtracking_assets.storage.sweep_queries import Wanted, generated
@@ -124,32 +127,40 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
 
 def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
     """Contents of the sweep's page, from the cells that are current; what is missing is named as missing."""
+    experiment, report = opened.experiment, sweep_values(opened, run_id)
+    stored = current_cells(opened, [planned.cell for planned in report.cells if planned.status == "done"])
+    baseline = current_baseline(opened)
+    return replace(
+        report,
+        examples=_sweep_examples(shown_subsets(index_sweep(report)), stored, baseline),
+        class_rules=class_rules(experiment, baseline),
+        continuation=continuation_report(opened),
+        published=published_section(opened),
+        equal_rate=equal_rate_section(experiment, stored, baseline, primary_measure(experiment)),
+        positive_control=_control_link(experiment),
+    )
+
+
+def sweep_values(opened: OpenExperiment, run_id: str) -> SweepReport:
+    """What figures of the whole sweep are drawn from: the page's contents without what is read in completions."""
     experiment = opened.experiment
     checks = checks_of(opened)
     planned = [_planned(opened, status, checks.get(status.cell, ())) for status in planned_status(opened)]
     done = {row.cell for row in planned if row.status == "done"}
     stored = current_cells(opened, done)
-    metrics = queries.metrics(opened.layout).to_pandas()
-    comparisons = queries.comparisons(opened.layout).to_pandas()
-    baseline = current_baseline(opened)
     return SweepReport(
         study=study_of(experiment),
         cells=tuple(planned),
         primary_measure=primary_measure(experiment),
-        metrics=_only(metrics, done),
-        comparisons=_only(comparisons, done),
-        examples=_sweep_examples(experiment, stored, baseline),
+        metrics=_only(queries.metrics(opened.layout).to_pandas(), done),
+        comparisons=_only(queries.comparisons(opened.layout).to_pandas(), done),
+        examples=(),
         cells_digest=cells_digest(stored),
         provenance=with_sources(
             provenance_of_chunks(experiment, _made_in(opened, stored), run_id, queries.chunk_sizes(opened.layout)),
             opened,
             {str(cell.cell): cell.fingerprint for cell in stored},
         ),
-        class_rules=class_rules(experiment, baseline),
-        continuation=continuation_report(opened),
-        published=published_section(opened),
-        equal_rate=equal_rate_section(experiment, stored, baseline, primary_measure(experiment)),
-        positive_control=_control_link(experiment),
     )
 
 
@@ -247,14 +258,14 @@ def _completion(completion: dict, detection: dict) -> Completion:
 
 
 def _sweep_examples(
-    experiment: Experiment, stored: Sequence[StoredCell], baseline: StoredCell | None
+    shown: Sequence[str], stored: Sequence[StoredCell], baseline: StoredCell | None
 ) -> tuple[Example, ...]:
-    """One example of each targeted subset at its lowest scale that is there."""
+    """One example of each targeted subset that figures show, at its lowest scale that is there."""
     lowest: dict[str, StoredCell] = {}
     for cell in sorted(stored, key=lambda found: found.cell.scale):
-        if cell.cell.layer_subset in experiment.layer_subsets and cell.cell.scale != BASELINE_SCALE:
+        if cell.cell.layer_subset in shown and cell.cell.scale != BASELINE_SCALE:
             lowest.setdefault(cell.cell.layer_subset, cell)
-    chosen = [lowest[name] for name in experiment.layer_subsets if name in lowest]
+    chosen = [lowest[name] for name in shown if name in lowest]
     return tuple(example for cell in chosen for example in examples(cell, baseline)[:1])
 
 

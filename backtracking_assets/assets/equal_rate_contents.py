@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from backtracking_assets.analysis.equal_rate import compare_at_equal_rate
+from backtracking_assets.assets.comparing import counted_rows
 from backtracking_assets.assets.stored_cells import StoredCell
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment import Experiment
@@ -28,7 +29,7 @@ def equal_rate_section(
         return EqualRateSection((), f"Cells of {TRIGGER_LOGITS}, of a targeted subset or of the baseline are missing.")
     try:
         found = compare_at_equal_rate(
-            [cell.rows for cell in targeted],
+            counted_rows(baseline.opened, targeted),
             [cell.rows for cell in control],
             baseline.rows,
             rate_measure=rate_measure or "strict_rate",
@@ -36,4 +37,5 @@ def equal_rate_section(
         )
     except BacktrackingError as error:
         return EqualRateSection((), str(error))
-    return EqualRateSection(tuple(found))
+    place = {cell.cell: number for number, cell in enumerate(targeted)}
+    return EqualRateSection(tuple(sorted(found, key=lambda result: place[result.cell])))

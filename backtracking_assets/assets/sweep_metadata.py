@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from matplotlib.figure import Figure
 
-from backtracking_assets.assets.contents import sweep_report
+from backtracking_assets.assets.contents import sweep_values
 from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.presentation import column_schema, comparisons_table, png_figure, table_md
@@ -62,7 +62,7 @@ def comparisons_metadata(opened: OpenExperiment, shown: Slice, run_id: str) -> d
         "dagster/column_schema": column_schema(COMPARISONS),
         "cells_compared": f"{len(compared)} of {len(planned)} planned",
         "comparisons": comparisons_table(rows),
-        "figure": png_figure(to_png(shown.figure(sweep_report(opened, run_id)), 96), shown.description),
+        "figure": png_figure(to_png(shown.figure(sweep_values(opened, run_id)), 96), shown.description),
     }
 
 

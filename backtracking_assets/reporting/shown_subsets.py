@@ -10,7 +10,7 @@ MOST_SUBSETS = 15
 
 
 def shown_subsets(index: SweepIndex) -> tuple[str, ...]:
-    """The targeted subsets in the plan's order: of many, those that are lowest in the primary measure at the lowest scale.
+    """The targeted subsets in the plan's order; of many, the lowest in the primary measure at the lowest scale.
 
     What is not measured there comes after what is.
     """
@@ -32,6 +32,6 @@ def shown_note(index: SweepIndex) -> str:
         return ""
     scale = "" if index.lowest_scale is None else f" at scale {index.lowest_scale:g}"
     return (
-        f" Of {n_targeted} targeted subsets, the {n_shown} that are lowest in “{index.primary.label}”{scale} are shown; "
-        "the result table has all."
+        f" Of {n_targeted} targeted subsets, the {n_shown} that are lowest in “{index.primary.label}”{scale} are "
+        "shown; the result table has all."
     )

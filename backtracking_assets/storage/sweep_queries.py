@@ -75,8 +75,9 @@ def _select(table: str, columns: Sequence[str]) -> str:
 
 
 def _by_condition(table: pa.Table, fingerprints: Sequence[str]) -> Iterator[pa.Table]:
-    number = pc.index_in(table["fingerprint"], value_set=pa.array(fingerprints, pa.string()))
-    order = pc.sort_indices(number)
+    known = pa.array(fingerprints, pa.string())
+    number = pc.index_in(table["fingerprint"], value_set=known)  # pyright: ignore[reportAttributeAccessIssue]
+    order = pc.sort_indices(number)  # pyright: ignore[reportAttributeAccessIssue]
     grouped = table.take(order).combine_chunks()
     counts = {row["values"]: row["counts"] for row in number.value_counts().to_pylist()}
     begin = 0
