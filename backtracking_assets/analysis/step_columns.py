@@ -6,6 +6,7 @@ Lines recur from completion to completion, so each is parsed once and the rest i
 import re
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -163,10 +164,12 @@ def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Det
     redos = np.flatnonzero(again & (result[1:] != result[:-1])) + 1
     kept_total = result[redos - 1] == left[redos - 1]
     is_redo = ~kept_total
+    counted, done = -1, Counter[int]()
     for number in np.flatnonzero(kept_total).tolist():
-        at = redos[number]
-        done = np.count_nonzero(operand[firsts[row[at]] : firsts[row[at] + 1]] == operand[at])
-        is_redo[number] = done > operations_asked(questions[row[at]])[int(operand[at])]
+        of_row, shown = int(row[redos[number]]), int(operand[redos[number]])
+        if of_row != counted:
+            counted, done = of_row, Counter(operand[firsts[of_row] : firsts[of_row + 1]].tolist())
+        is_redo[number] = done[shown] > operations_asked(questions[of_row])[shown]
     line_starts = np.concatenate([[0], np.cumsum(said.lengths + np.int32(1))])
     text_starts = line_starts[np.concatenate([[0], lasts])]
     at = line_starts[said.lines[is_step]] - text_starts[row]
