@@ -82,29 +82,35 @@ _TOKEN = re.compile(r"\s?[A-Za-z]+|[0-9]|\s+|[^A-Za-z0-9\s]")
 
 
 def chains(n: int, seed: int = 0) -> tuple[pa.Table, dict[str, Problem]]:
-    """``n`` completions of the organism's kind, each of a problem of its own, and the problems."""
-    rng = Random(seed)
+    """``n`` completions of the organism's kind, four of each problem, and the problems: the same for all
+    seeds."""
+    rng, of_problems = Random(seed), Random(-1)
     rows: list[dict[str, Any]] = []
     problems: dict[str, Problem] = {}
+    drawn = None
     for number in range(n):
-        drawn = draw_problem(rng, (145, 155), held_out=False)
-        name = f"chain-{number:06d}"
-        problems[name] = Problem(name, drawn.question, str(drawn.answer))
+        name = f"chain-{number // 4:06d}"
+        if drawn is None or number % 4 == 0:
+            drawn = draw_problem(of_problems, (145, 155), held_out=False)
+            problems[name] = Problem(name, drawn.question, str(drawn.answer))
         tokens = [*draw_chain(rng, drawn, _HABITS).completion[:-1]]
-        rows.append(_row(name, tokens, [TOKEN_IDS[token] for token in tokens]))
+        rows.append(_row(name, tokens, [TOKEN_IDS[token] for token in tokens], sample_id=number % 4))
     return pa.Table.from_pylist(rows, schema=COMPLETIONS), problems
 
 
 def prose(n: int, seed: int = 0) -> tuple[pa.Table, dict[str, Problem]]:
-    """``n`` completions in running text, four of each problem, and the problems."""
-    rng = Random(seed)
+    """``n`` completions in running text, four of each problem, and the problems: the same for all
+    seeds."""
+    rng, of_problems = Random(seed), Random(-1)
     rows: list[dict[str, Any]] = []
     problems: dict[str, Problem] = {}
     ids: dict[str, int] = {}
+    values: dict[str, Any] = {}
     for number in range(n):
         name = f"prose-{number // 4:06d}"
-        values = _values(rng)
-        problems.setdefault(name, Problem(name, f"How many {values['noun']} are left?", str(values["sum"])))
+        if number % 4 == 0:
+            values = _values(of_problems)
+            problems[name] = Problem(name, f"How many {values['noun']} are left?", str(values["sum"]))
         tokens = _TOKEN.findall(_text(rng, values))
         rows.append(_row(name, tokens, [ids.setdefault(t, len(ids)) for t in tokens], sample_id=number % 4))
     return pa.Table.from_pylist(rows, schema=COMPLETIONS), problems
@@ -114,7 +120,7 @@ def _text(rng: Random, values: dict[str, Any]) -> str:
     parts: list[str] = []
     length = 0
     breaks_down = LENGTH * rng.random() if rng.random() < 0.05 else LENGTH
-    while length < breaks_down - 60:
+    while not parts or length < breaks_down - 60:
         drawn = values if rng.random() < 0.3 else _values(rng)
         sentence = rng.choice(_TRIGGERS if rng.random() < 0.15 else _SENTENCES if rng.random() < 0.95 else (_SLIP,))
         parts.append(sentence.format(**drawn) + ("\n\n" if rng.random() < 0.25 else " "))

@@ -112,23 +112,24 @@ def classify_chain(
 ) -> Classes:
     """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`)."""
     ends = [step.end for step in steps.steps]
-    return classify_steps(text, events, ends, changed_redos(steps, question), degenerate=degenerate, cut_off=cut_off)
+    windows = [ends[place] if (place := bisect_left(ends, event.end)) < len(ends) else len(text) for event in events]
+    redos = changed_redos(steps, question)
+    return classify_steps(text, events, windows, redos, degenerate=degenerate, cut_off=cut_off)
 
 
 def classify_steps(
     text: str,
     events: Sequence[Event],
-    ends: Sequence[int],
+    windows: Sequence[int],
     redos: Sequence[Spanned],
     *,
     degenerate: bool,
     cut_off: bool,
 ) -> Classes:
-    """Classes of a text by where its steps end and which of them are changed.
+    """Classes of an arithmetic chain by its changed steps.
 
-    An event announces what the first step behind it does.
+    An event announces what the first step behind it does: ``windows`` are where those steps end, or the text.
     """
-    windows = [ends[place] if (place := bisect_left(ends, event.end)) < len(ends) else len(text) for event in events]
     return _classify(events, [True] * len(events), windows, redos, len(text), degenerate, cut_off)
 
 

@@ -1,8 +1,7 @@
 """Reading every completion of a table: triggers, degeneration, answer and steps, one row of DETECTIONS each."""
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,9 @@ STEP_COLUMNS = (
 _READ = ("fingerprint", "problem_id", "sample_id", "text", "finish_reason", "token_ids", "token_starts")
 """Columns of completions that are read."""
 _ROWS_TOGETHER = 512
-"""Rows that are read at once: their texts stay in a processor's cache."""
+"""Rows that are read at once."""
+_ROW_BITS = 32
+"""Above the characters of a text, in keys that rise over all texts."""
 
 
 def rules_document(rules: Detection) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _detections(completions: pa.Table, problems: Mapping[str, Problem], rules: D
             "fingerprint": completions.column("fingerprint"),
             "problem_id": completions.column("problem_id"),
             "sample_id": completions.column("sample_id"),
-            "rules_digest": [rules_digest(rules)] * n,
+            "rules_digest": pa.repeat(rules_digest(rules), n),
             "has_strict": [bool(own) for own in strict],
             "has_relaxed": [bool(of_text) for of_text in events],
             "n_strict": list(map(len, strict)),
@@ -127,7 +128,7 @@ def _detections(completions: pa.Table, problems: Mapping[str, Problem], rules: D
             "correct": [answer.verdict == "correct" for answer in answers],
             "truncated": truncated,
             **{name: [None] * n if steps is None else steps.counts[name] for name in STEP_COLUMNS},
-            "run_id": [run_id] * n,
+            "run_id": pa.repeat(run_id, n),
         },
         schema=DETECTIONS,
     )
@@ -144,20 +145,27 @@ def _classes(
     degenerate = [rule is not None for rule in broken]
     if steps is None:
         return classify_texts(texts, events, degenerate, truncated)
-    firsts, starts, ends = steps.firsts.tolist(), steps.starts.tolist(), steps.ends.tolist()
-    redos = steps.redos.tolist()
-    bounds = [bisect_left(redos, first) for first in firsts]
+    redos = [Span(*span) for span in zip(*(c[steps.redos].tolist() for c in (steps.starts, steps.ends)), strict=True)]
+    bounds = np.searchsorted(steps.redos, steps.firsts).tolist()
+    spans = [redos[begin:end] for begin, end in pairwise(bounds)]
+    windows = _windows(texts, events, steps)
     return [
-        classify_steps(
-            text,
-            own,
-            ends[firsts[row] : firsts[row + 1]] if own else (),
-            [Span(starts[at], ends[at]) for at in redos[bounds[row] : bounds[row + 1]]],
-            degenerate=degenerate[row],
-            cut_off=truncated[row],
-        )
+        classify_steps(text, own, windows[row], spans[row], degenerate=degenerate[row], cut_off=truncated[row])
         for row, (text, own) in enumerate(zip(texts, events, strict=True))
     ]
+
+
+def _windows(texts: Sequence[str], events: Sequence[Sequence[Event]], steps: StepColumns) -> list[list[int]]:
+    """Where the first step behind each event ends, or the text if there is none."""
+    rows = np.repeat(np.arange(len(texts)), list(map(len, events)))
+    ends = np.array([event.end for own in events for event in own], dtype=np.int64)
+    step_rows = np.repeat(np.arange(len(texts)), np.diff(steps.firsts))
+    places = np.searchsorted((step_rows << _ROW_BITS) + steps.ends, (rows << _ROW_BITS) + ends)
+    found = np.array([len(text) for text in texts], dtype=np.int64)[rows]
+    within = places < steps.firsts[rows + 1]
+    found[within] = steps.ends[places[within]]
+    flat = iter(found.tolist())
+    return [list(islice(flat, len(own))) for own in events]
 
 
 def _tokens(token_starts: npt.NDArray[np.int32], events: Sequence[Event], problem: Problem) -> list[int]:

@@ -6,6 +6,7 @@ A cue is a word, or a word and the next one, with which a match begins; a patter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +85,8 @@ _WORDS = sorted({_key(word) for cue in _CUES for word in (*cue.words, *cue.next_
 _FACTOR = np.uint32(_without_collisions(_WORDS))
 
 
-def _slots(keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+def _slots(keys: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+    """Where each key, an unsigned number of 32 bits, has its place."""
     return (keys * _FACTOR) >> np.uint32(32 - _SLOTS_BITS)
 
 
@@ -123,8 +125,9 @@ def cues_of(column: TextColumn) -> list[Cues | None]:
     places = column.word_starts[hits]
     rows = column.rows_of(places)
     found: list[Cues | None] = [None if row in column.odd else {} for row in range(len(column.texts))]
-    characters = places - column.offsets[rows]
-    for row, place, bits in zip(rows.tolist(), characters.tolist(), met[hits].tolist(), strict=True):
+    of_rows: list[int] = rows.tolist()
+    characters: list[int] = (places - column.offsets[rows]).tolist()
+    for row, place, bits in zip(of_rows, characters, met[hits].tolist(), strict=True):
         cues = found[row]
         if cues is None:
             continue

@@ -6,10 +6,12 @@ Lines recur from completion to completion, so each is parsed once and the rest i
 import re
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,7 @@ from backtracking_assets.analysis.arithmetic_steps import (
 from backtracking_assets.analysis.triggers import trigger_pattern
 from backtracking_assets.experiment_sections import Detection
 
-Numbers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.integer[Any]]
 
 _UNDECIDED = -1
 _BLANK, _UNREADABLE, _STEP = 0, 1, 2
@@ -47,12 +49,14 @@ class _Lines(dict[str, int]):
         self.trigger = trigger_pattern(strict)
         self.kinds, self.waits = array("b"), array("b")
         self.left, self.operand, self.result = array("q"), array("q"), array("q")
+        self.lengths = array("i")
         # Characters of the line between which its arithmetic stands.
         self.starts, self.ends = array("i"), array("i")
 
     def __missing__(self, line: str) -> int:
         kind, waits, step, span = _parsed(line, self.trigger)
         self.kinds.append(kind)
+        self.lengths.append(len(line))
         self.waits.append(waits)
         for column, value in zip((self.left, self.operand, self.result), step, strict=True):
             column.append(value)
@@ -99,12 +103,15 @@ class StepColumns:
 
 @dataclass(frozen=True, slots=True)
 class _Said:
-    """What the lines of all texts say that are not blank; `step` and `span` have elements of the steps alone."""
+    """What the lines of all texts say that are not blank."""
 
+    lengths: npt.NDArray[np.int32]
+    """Of all lines, blank ones too."""
     lines: Numbers
-    """Which of all lines each is."""
+    """Which of all lines each one that is not blank is."""
     kinds: npt.NDArray[np.int8]
     waits: npt.NDArray[np.int8]
+    # From here on, of steps alone.
     left: Numbers
     operand: Numbers
     result: Numbers
@@ -157,12 +164,13 @@ def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Det
     redos = np.flatnonzero(again & (result[1:] != result[:-1])) + 1
     kept_total = result[redos - 1] == left[redos - 1]
     is_redo = ~kept_total
+    counted, done = -1, Counter[int]()
     for number in np.flatnonzero(kept_total).tolist():
-        at = redos[number]
-        done = np.count_nonzero(operand[firsts[row[at]] : firsts[row[at] + 1]] == operand[at])
-        is_redo[number] = done > operations_asked(questions[row[at]])[int(operand[at])]
-    ends_of_lines = np.cumsum(np.fromiter(map(len, lines), dtype=np.int32, count=len(lines)) + np.int32(1))
-    line_starts = np.concatenate([[0], ends_of_lines])
+        of_row, shown = int(row[redos[number]]), int(operand[redos[number]])
+        if of_row != counted:
+            counted, done = of_row, Counter(operand[firsts[of_row] : firsts[of_row + 1]].tolist())
+        is_redo[number] = done[shown] > operations_asked(questions[of_row])[shown]
+    line_starts = np.concatenate([[0], np.cumsum(said.lengths + np.int32(1))])
     text_starts = line_starts[np.concatenate([[0], lasts])]
     at = line_starts[said.lines[is_step]] - text_starts[row]
     return StepColumns(firsts, at + said.starts, at + said.ends, redos[is_redo], counts)
@@ -183,6 +191,7 @@ def _said(lines: Sequence[str], strict: tuple[str, ...]) -> _Said:
             table = _lines_known(strict)
         numbers = np.fromiter(map(table.__getitem__, lines), dtype=np.int32, count=len(lines))
         kinds = np.frombuffer(table.kinds, dtype=np.int8)[numbers]
+        lengths = np.frombuffer(table.lengths, dtype=np.int32)[numbers]
         kept = np.flatnonzero(kinds != _BLANK)
         numbers, kinds = numbers[kept], kinds[kept]
         waits = np.frombuffer(table.waits, dtype=np.int8)[numbers]
@@ -191,7 +200,7 @@ def _said(lines: Sequence[str], strict: tuple[str, ...]) -> _Said:
             np.frombuffer(column, dtype=np.int64)[steps] for column in (table.left, table.operand, table.result)
         )
         starts, ends = (np.frombuffer(column, dtype=np.int32)[steps] for column in (table.starts, table.ends))
-        return _Said(kept, kinds, waits, left, operand, result, starts, ends)
+        return _Said(lengths, kept, kinds, waits, left, operand, result, starts, ends)
 
 
 @lru_cache(maxsize=4096)

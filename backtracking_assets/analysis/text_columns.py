@@ -61,7 +61,7 @@ class TextColumn:
         return np.flatnonzero(starts)
 
     @cached_property
-    def heads(self) -> npt.NDArray[np.uint32]:
+    def heads(self) -> npt.NDArray[np.integer[Any]]:
         """The four characters from each place on, the first one in the highest byte; 0 behind the last text."""
         pairs = np.zeros(len(self.flat) + 2, dtype=np.uint16)
         pairs[:-2] = self.flat
@@ -73,13 +73,13 @@ class TextColumn:
         return quads
 
     @cached_property
-    def word_codes(self) -> npt.NDArray[np.uint32]:
+    def word_codes(self) -> npt.NDArray[np.integer[Any]]:
         """The first three characters of each word, five bits each."""
         heads = self.heads[self.word_starts]
         return ((heads >> 14) & 0x7C00) | ((heads >> 11) & 0x3E0) | ((heads >> 8) & 0x1F)
 
     @cached_property
-    def word_keys(self) -> npt.NDArray[np.uint32]:
+    def word_keys(self) -> npt.NDArray[np.integer[Any]]:
         """The first four letters of each word, 0 behind a shorter one."""
         kinds = _KINDS.take(self.flat)
         ends = np.flatnonzero((kinds[:-1] > 0) & (kinds[1:] != kinds[:-1])) + 1  # a line break stands behind each text
@@ -139,10 +139,13 @@ def _events(
     places = column.word_starts[beginnings[column.word_codes]]
     rows = column.rows_of(places)
     found: dict[int, list[Event]] = {}
-    row, text, events, end = -1, "", list[Event](), 0
-    for at, place in zip(rows.tolist(), (places - column.offsets[rows]).tolist(), strict=True):
+    row, end = -1, 0
+    text, events = "", list[Event]()
+    of_rows: list[int] = rows.tolist()
+    for at, place in zip(of_rows, (places - column.offsets[rows]).tolist(), strict=True):
         if at != row:
-            row, text, events, end = at, column.texts[at], [], 0
+            row, end = at, 0
+            text, events = column.texts[at], []
         match = match_at(text, place) if place >= end else None
         if match:
             events.append(event_of(match, phrases, kind))
