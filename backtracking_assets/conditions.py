@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
@@ -103,9 +104,9 @@ class Condition(BaseModel):
     def canonical_json(self) -> str:
         return canonical_json(self._facts())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal sha256 of the canonical JSON."""
+        """Hexadecimal sha256 of the canonical JSON. Kept with the condition, so change a copy by making it anew."""
         return digest(self._facts())
 
     def _facts(self) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Experiment(Section):
     """The logit lens and the component scan, on phase 1's held-out problems."""
 
     _source: Path | None = PrivateAttr(default=None)
+    _subsets: tuple[tuple[object, object], dict[str, Subset]] | None = PrivateAttr(default=None)
+    """What `all_subsets` found, and what it was made from: a copy with other controls draws anew."""
 
     @property
     def source(self) -> Path:
@@ -159,16 +161,22 @@ class Experiment(Section):
 
     def all_subsets(self) -> dict[str, Subset]:
         """The file's subsets in file order, the trigger control if it is wanted, then the random controls, by name."""
+        made_from = (self.layer_subsets, self.controls)
+        if self._subsets is None or any(old is not new for old, new in zip(self._subsets[0], made_from, strict=True)):
+            self._subsets = (made_from, self._drawn_subsets())
+        return dict(self._subsets[1])
+
+    def _drawn_subsets(self) -> dict[str, Subset]:
         subsets: dict[str, Subset] = dict(self.layer_subsets)
         if self.controls.trigger_logits:
             subsets[TRIGGER_LOGITS] = TriggerLogits()
         listed = {name: subset for name, subset in self.layer_subsets.items() if isinstance(subset, LayerSubset)}
-        taken = list(listed.values())
+        taken = {subset.acts_on for subset in listed.values()}
         for control in self.controls.random:
             for draw in range(1, control.draws + 1):
                 drawn = random_draw(control, draw, targeted=listed, taken=taken, n_layers=self.model.n_layers)
                 subsets[control.name(draw)] = drawn
-                taken.append(drawn)
+                taken.add(drawn.acts_on)
         return subsets
 
     @property
@@ -183,7 +191,9 @@ class Experiment(Section):
     def control_of(self, layer_subset: str) -> str | None:
         """The targeted subset that a random control is matched to; None for a targeted subset."""
         for control in self.controls.random:
-            if layer_subset in {control.name(draw) for draw in range(1, control.draws + 1)}:
+            if layer_subset.endswith(control.of) and layer_subset in {
+                control.name(draw) for draw in range(1, control.draws + 1)
+            }:
                 return control.of
         return None
 

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, field_validator, model_validator
@@ -123,13 +123,16 @@ def random_draw(
     draw: int,
     *,
     targeted: Mapping[str, LayerSubset],
-    taken: Iterable[LayerSubset],
+    taken: Set[tuple[Any, ...]],
     n_layers: int,
 ) -> LayerSubset:
     """A subset matched in number and kind to the control's target and equal to none that is taken.
 
     It is scaled towards what its target is scaled towards. A generator of its own for each draw: adding draws never
     changes the earlier ones.
+
+    Args:
+        taken: `LayerSubset.acts_on` of the subsets that it must differ from.
 
     Raises:
         ValueError: too few components lie outside the excluded subsets.
@@ -139,7 +142,6 @@ def random_draw(
     source = random.Random(f"{control.seed}|{control.of}|{draw}")
     pools: dict[Component, tuple[list[int], int]] = {}
     kinds: tuple[tuple[Component, int], ...] = (("attention", len(target.attention)), ("mlp", len(target.mlp)))
-    known = {subset.acts_on for subset in taken}
     for component, wanted in kinds:
         free = [layer for layer in range(n_layers) if (layer, component) not in excluded]
         if wanted > len(free):
@@ -151,7 +153,7 @@ def random_draw(
     for _ in range(_MOST_REDRAWS):
         drawn = {kind: tuple(sorted(source.sample(free, wanted))) for kind, (free, wanted) in pools.items()}
         subset = LayerSubset(attention=drawn["attention"], mlp=drawn["mlp"], towards=target.towards)
-        if subset.acts_on not in known:
+        if subset.acts_on not in taken:
             return subset
     raise ValueError(
         f"controls.random of {control.of}: no {control.draws} different draws lie outside the excluded subsets; "

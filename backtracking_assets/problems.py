@@ -42,7 +42,7 @@ def load_problems(experiment: Experiment, *, download: bool = True) -> tuple[Pro
     return draw(problems, source.count, source.seed)
 
 
-def held_out_problems(experiment: Experiment, *, download: bool = True) -> tuple[Problem, ...]:
+def problems_of_means(experiment: Experiment, *, download: bool = True) -> tuple[Problem, ...]:
     """The problems that means are taken from: the next ones in the order of the draw, which the sweep does not ask.
 
     Raises:

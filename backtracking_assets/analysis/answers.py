@@ -39,6 +39,8 @@ LONGEST_ANSWER = 1_000
 """Longer answers are cut to this length for the record and are never correct."""
 
 _LONGEST_EXPRESSION = 40
+_REMEMBERED_CHARACTERS = 100
+"""Of an answer and a reference whose comparison is remembered."""
 _BOXES_TRIED = 8
 _THINK_CLOSE = "</think>"
 
@@ -56,7 +58,12 @@ def judge(text: str, reference: str, marker: str = "Final:") -> Answer:
 
     Never raises on any text, and takes under 50 ms once ``warm_up`` has run.
     """
-    found = find_answer(text, marker)
+    return judge_folded(text, folded_ascii(text), reference, marker)
+
+
+def judge_folded(text: str, folded: bytes, reference: str, marker: str = "Final:") -> Answer:
+    """`judge` for who has the text as `folded_ascii` gives it."""
+    found = _find(text, folded, marker)
     if found is None:
         return Answer(None, "no_answer")
     return Answer(found[:LONGEST_ANSWER], "correct" if equal(found, reference) else "wrong")
@@ -67,19 +74,35 @@ def find_answer(text: str, marker: str = "Final:") -> str | None:
 
     It may be longer than ``LONGEST_ANSWER``, by which `equal` knows it.
     """
-    tail = text[-SEARCHED_CHARACTERS:]
-    close = tail.rfind(_THINK_CLOSE)
+    return _find(text, folded_ascii(text), marker)
+
+
+def _find(text: str, folded: bytes, marker: str) -> str | None:
+    if len(text) > SEARCHED_CHARACTERS:
+        text, folded = text[-SEARCHED_CHARACTERS:], folded[-SEARCHED_CHARACTERS:]
+    close = text.rfind(_THINK_CLOSE)
     if close >= 0:
-        found = _answer_in(tail[close + len(_THINK_CLOSE) :], marker)
+        behind = close + len(_THINK_CLOSE)
+        found = _answer_in(text[behind:], folded[behind:], marker)
         if found is not None:
             return found
-    return _answer_in(tail, marker)
+    return _answer_in(text, folded, marker)
 
 
 def equal(found: str, reference: str) -> bool:
     """Whether an answer equals the reference answer, by the rules above; reads ``answers`` and references alike."""
     if len(found) > LONGEST_ANSWER or len(reference) > LONGEST_ANSWER:
         return False
+    if found == reference:
+        return True
+    if found.isdigit() and reference.isdigit() and found.isascii() and reference.isascii():
+        return int(found) == int(reference)
+    if len(found) + len(reference) <= _REMEMBERED_CHARACTERS:
+        return _equal_again(found, reference)
+    return _equal(found, reference)
+
+
+def _equal(found: str, reference: str) -> bool:
     answer, expected = _bare(found), _bare(reference)
     if answer.casefold() == expected.casefold():
         return True
@@ -91,6 +114,10 @@ def equal(found: str, reference: str) -> bool:
     if answer_expression is None or expected_expression is None:
         return False
     return _equal_expressions(expected_expression, answer_expression)
+
+
+# Answers recur; math-verify takes some milliseconds for one.
+_equal_again = lru_cache(maxsize=16_384)(_equal)
 
 
 def warm_up() -> None:
@@ -106,6 +133,8 @@ def warm_up() -> None:
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe0f\ufeff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_ALSO_ASCII = "\u0131\u0130\u017f\u212a"
+"""Letters outside ASCII that a pattern takes for one of ASCII where case is ignored."""
 _LEFT_MARKUP = " \t\r\n*_`$:"
 _RIGHT_MARKUP = _LEFT_MARKUP + ".,;!\\"
 _BOXED = "\\boxed{"
@@ -121,16 +150,44 @@ def _marker_line(marker: str) -> re.Pattern[str]:
     return re.compile(rf"^[ \t>#*_`\-\u200e\u200f]{{0,24}}{words}{end}([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 
 
-def _answer_in(text: str, marker: str) -> str | None:
-    rest: str | None = None
-    for line in _marker_line(marker).finditer(text):
-        rest = line.group(1)
+@lru_cache(maxsize=32)
+def _first_word(marker: str) -> bytes | None:
+    """What a line with the marker has in lower case; None where that is not plain ASCII."""
+    words = marker.strip().rstrip(":").lower().split()
+    return words[0].encode() if words and words[0].isascii() else None
+
+
+def _answer_in(text: str, folded: bytes, marker: str) -> str | None:
+    rest = _last_marked(text, folded, marker)
     if rest is not None:
         answer = _presentable(_last_boxed(rest) or rest)
         if answer:
             return answer
     boxed = _last_boxed(text)
     return (_presentable(boxed) or None) if boxed is not None else None
+
+
+def _last_marked(text: str, folded: bytes, marker: str) -> str | None:
+    """The rest of the last line that starts with the marker."""
+    word = _first_word(marker)
+    if word is None or (not text.isascii() and any(letter in text for letter in _ALSO_ASCII)):
+        rest = None
+        for line in _marker_line(marker).finditer(text):
+            rest = line.group(1)
+        return rest
+    place = folded.rfind(word)
+    while place >= 0:
+        begin = folded.rfind(b"\n", 0, place) + 1
+        line = _marker_line(marker).match(text, begin)
+        if line is not None:
+            return line.group(1)
+        place = folded.rfind(word, 0, begin)
+    return None
+
+
+def folded_ascii(text: str) -> bytes:
+    """A text in lower case with a `?` for every character outside ASCII, as many bytes as characters."""
+    return text.encode("ascii", "replace").lower()
 
 
 def _last_boxed(text: str) -> str | None:
@@ -151,7 +208,10 @@ def _last_boxed(text: str) -> str | None:
 
 def _presentable(answer: str) -> str:
     """The answer as it is stored: valid Unicode, no invisible characters, no markup at its edges."""
-    visible = _INVISIBLE.sub("", answer[: 2 * LONGEST_ANSWER])  # twice: an overlong answer stays overlong
+    answer = answer[: 2 * LONGEST_ANSWER]  # twice: an overlong answer stays overlong
+    if answer.isascii() and answer.isprintable():
+        return _trimmed(answer)
+    visible = _INVISIBLE.sub("", answer)
     return _trimmed(_SURROGATE.sub("\ufffd", visible))
 
 

@@ -7,14 +7,15 @@ off the chain if it is neither the problem's next operation on the running total
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from backtracking_assets.analysis.triggers import trigger_pattern
 from backtracking_assets.experiment_sections import Detection
 
-_THINK_OPEN = "<think>"
-_THINK_CLOSE = "</think>"
+THINK_OPEN = "<think>"
+THINK_CLOSE = "</think>"
 
 # Twelve digits are more than any chain needs, and keep every number a machine integer.
 _ARITHMETIC = r"(-?[0-9]{1,12})\s*([+-])\s*([0-9]{1,12})\s*=\s*(-?[0-9]{1,12})"
@@ -102,7 +103,7 @@ def changed_redos(steps: Steps, question: str) -> tuple[Step, ...]:
     After a step that left its total as it was (``70 + 1 = 70``), the same operation may be the next one of the problem:
     it is a redo only if the chain has more steps of this operation than the question.
     """
-    asked = Counter(int(sign + operand) for sign, operand in _OPERATION.findall(question))
+    asked = operations_asked(question)
     done = Counter(step.operand for step in steps.steps)
     return tuple(
         redo
@@ -127,17 +128,19 @@ def read_steps(completion_text: str, rules: Detection, question: str = "") -> St
     trigger = trigger_pattern(rules.strict)
     waits = [trigger.match(line) for line, _, _ in lines]
     for number, (line, finished, offset) in enumerate(lines):
-        if line == _THINK_CLOSE:
+        if line == THINK_CLOSE:
             break
         wait = waits[number]
-        match = _STEP_AFTER_TRIGGER.fullmatch(line, wait.end()) if wait else _STEP.fullmatch(line)
+        match = parse_step(line, wait)
         if match is None:
             # A torn last line is not yet a line, so nothing can be said about it.
             n_unreadable += finished
             continue
         followed = None
         if number + 1 < len(lines):
-            followed = _follow_up(*lines[number + 1][:2], waits[number + 1] is not None, rules)
+            next_line, next_finished, _ = lines[number + 1]
+            waits_next = waits[number + 1] is not None
+            followed = waits_next if waits_next or next_finished or not may_become_trigger(next_line, rules) else None
         sign = 1 if match[2] == "+" else -1
         steps.append(
             Step(
@@ -153,51 +156,87 @@ def read_steps(completion_text: str, rules: Detection, question: str = "") -> St
     return Steps(tuple(steps), n_unreadable, _n_off_chain(steps, question))
 
 
+def parse_step(line: str, wait: re.Match[str] | None) -> re.Match[str] | None:
+    """The left side, the sign, the operand and the result of a line that is a step, behind its trigger if any."""
+    return _STEP_AFTER_TRIGGER.fullmatch(line, wait.end()) if wait else _STEP.fullmatch(line)
+
+
+@lru_cache(maxsize=4096)
+def operations_asked(question: str) -> Counter[int]:
+    """How often a question has each signed operand; not to be changed."""
+    return Counter(int(sign + operand) for sign, operand in _OPERATION.findall(question))
+
+
+@lru_cache(maxsize=4096)
+def chain_asked(question: str) -> tuple[int, tuple[int, ...]] | None:
+    """The first number of a question and its signed operands; None where it is no chain of them."""
+    match = _QUESTION.fullmatch(question.strip())
+    if match is None:
+        return None
+    return int(match[1]), tuple(int(sign + number) for sign, number in _OPERATION.findall(match[2]))
+
+
 def _n_off_chain(steps: Iterable[Step], question: str) -> int | None:
+    """Steps off the chain; None where the question is none."""
+    asked = chain_asked(question)
+    if asked is None:
+        return None
+    moves = ((step.left, step.operand, step.result, step.after_wait) for step in steps)
+    return count_off_chain(moves, asked[1], None, asked[0], 0)
+
+
+def count_off_chain(
+    steps: Iterable[tuple[int, int, int, bool]], operands: Sequence[int], before: int | None, total: int, done: int
+) -> int:
     """Steps that are neither the next operation on the running total nor the last one done again.
 
     A trigger decides only which of the two is looked for first. The result of a step off the chain is the new total.
     So that one slip counts once, the step stands for the operation that it shows, where that is one of those to come,
     and else for the next one; after a trigger, for the last one.
+
+    Args:
+        steps: left, operand and result of each, and whether a trigger stands before it.
+        operands: the question's.
+        before: the total before the last operation that was done.
+        total: the running total.
+        done: operations up to the last one that was done.
     """
-    match = _QUESTION.fullmatch(question.strip())
-    if match is None:
-        return None
-    operands = [int(sign + number) for sign, number in _OPERATION.findall(match[2])]
-    before, total, done = None, int(match[1]), 0  # `done`: operations up to the last one; `before`: the total before it
     n_off_chain = 0
-    for step in steps:
-        again = done > 0 and (step.left, step.operand) == (before, operands[done - 1])
-        next_one = done < len(operands) and (step.left, step.operand) == (total, operands[done])
-        if next_one and not (again and step.after_wait):
+    for left, operand, result, after_wait in steps:
+        again = done > 0 and (left, operand) == (before, operands[done - 1])
+        next_one = done < len(operands) and (left, operand) == (total, operands[done])
+        if next_one and not (again and after_wait):
             done += 1
         elif not again:
             n_off_chain += 1
-            to_come = operands[done:]
-            if to_come and not (step.after_wait and done):
-                done += 1 + (to_come.index(step.operand) if step.operand in to_come else 0)
-        before, total = step.left, step.result
+            done = after_slip(operand, operands, done, after_wait)
+        before, total = left, result
     return n_off_chain
+
+
+def after_slip(operand: int, operands: Sequence[int], done: int, after_wait: bool) -> int:
+    """How many operations are done after a step off the chain."""
+    to_come = operands[done:]
+    if not to_come or (after_wait and done):
+        return done
+    return done + 1 + (to_come.index(operand) if operand in to_come else 0)
 
 
 def _lines(text: str) -> Iterator[tuple[str, bool, int]]:
     """Lines that are not blank, each with whether it is finished and where it starts, up to and with ``</think>``."""
-    thought, close, _ = text.partition(_THINK_CLOSE)
+    thought, close, _ = text.partition(THINK_CLOSE)
     lines = thought.split("\n")
     offset = 0
     for number, line in enumerate(lines):
         stripped = line.strip()
-        if stripped and stripped != _THINK_OPEN:
+        if stripped and stripped != THINK_OPEN:
             yield stripped, bool(close) or number + 1 < len(lines), offset + line.index(stripped)
         offset += len(line) + 1
     if close:
         yield close, True, len(thought)
 
 
-def _follow_up(line: str, finished: bool, waits: bool, rules: Detection) -> bool | None:
-    """Whether a line begins with a strict trigger; None where the text ends within what may become one."""
-    if not waits and not finished:
-        begun = " ".join(line.casefold().split())
-        if any(phrase.casefold().startswith(begun) for phrase in rules.strict):
-            return None
-    return waits
+def may_become_trigger(line: str, rules: Detection) -> bool:
+    """Whether a line with which the text ends may be the beginning of a strict trigger."""
+    begun = " ".join(line.casefold().split())
+    return any(phrase.casefold().startswith(begun) for phrase in rules.strict)

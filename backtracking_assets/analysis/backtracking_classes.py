@@ -7,10 +7,12 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from backtracking_assets.analysis.arithmetic_steps import Steps, changed_redos
-from backtracking_assets.analysis.revisions import blinded, find_revisions, read
+from backtracking_assets.analysis.revision_cues import Cues, cues_of
+from backtracking_assets.analysis.revisions import Reading, blinded, find_revisions, read, unquoted
+from backtracking_assets.analysis.text_columns import TextColumn
 from backtracking_assets.analysis.triggers import Event
 from backtracking_assets.records import CompletionClass, EventClass
 
@@ -21,8 +23,8 @@ _CONTEXT = 120
 """Characters on either side of an event that tell whether it belongs to the story."""
 
 _QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]|['‘](?<!\w['‘])[^'‘’\n]{1,200}['’](?!\w)")
+_MARKS = re.compile("[\"“”'‘]")
 _LEADS_IN = {"but", "oh", "no", "so", "hmm", "hm", "ok", "okay", "ah", "uh", "um", "well", "yes", "and", "or", "then"}
-_BEFORE = re.compile(r"([^\W\d_]+)[ \t]+$")
 _VERB_BEHIND = re.compile(
     r"[ \t]+(?:for|until|till|times?|to|on|at|in|here|there|outside|lists?|about|[0-9]+"
     r"|an?[ \t]+(?:hour|day|week)\w*)\b",
@@ -30,6 +32,13 @@ _VERB_BEHIND = re.compile(
 )
 _ASKS = re.compile(r"\b(?:how|what|which|who|did|does|do)\b[^.!?\n]{0,60}$", re.IGNORECASE)
 _NO_OWN_MISTAKE = re.compile(r"\b(?:by|every|each|his|her|their|no such)[ \t]+$|['’]s[ \t]+$", re.IGNORECASE)
+
+
+class Span(NamedTuple):
+    """Characters of a text."""
+
+    start: int
+    end: int
 
 
 class Spanned(Protocol):
@@ -54,13 +63,35 @@ class Classes:
 
 
 def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_off: bool) -> Classes:
+    """`classify_texts` of one text."""
+    return classify_texts([text], [events], [degenerate], [cut_off])[0]
+
+
+def classify_texts(
+    texts: Sequence[str], events: Sequence[Sequence[Event]], degenerate: Sequence[bool], cut_off: Sequence[bool]
+) -> list[Classes]:
     """Classes of running text, by the rules of `revisions` and of `not_a_trigger`.
 
     ``cut_off`` says that the text ended at the token cap: an event behind which it ends too early to tell is
-    ``cut_off`` then. Takes time linear in the length of the text.
+    ``cut_off`` then. Takes time linear in the length of the texts.
     """
-    blind = blinded(text, events)
+    blind = [blinded(text, own) if own else text for text, own in zip(texts, events, strict=True)]
+    cues = cues_of(TextColumn([unquoted(text) for text in blind]))
+    return [_classify_text(*row) for row in zip(texts, blind, events, cues, degenerate, cut_off, strict=True)]
+
+
+def _classify_text(
+    text: str, blind: str, events: Sequence[Event], cues: Cues | None, degenerate: bool, cut_off: bool
+) -> Classes:
     reading = read(blind)
+    windows = _windows(text, events, reading) if events else []
+    quoted = _are_quoted(text, events)
+    triggers = [not quote and not is_no_trigger(text, event) for event, quote in zip(events, quoted, strict=True)]
+    return _classify(events, triggers, windows, find_revisions(blind, reading, cues), len(text), degenerate, cut_off)
+
+
+def _windows(text: str, events: Sequence[Event], reading: Reading) -> list[int]:
+    """Behind which character each event announces nothing any more."""
     stated = [claim.end for claim in reading.claims]
     windows: list[int] = []
     for number in reversed(range(len(events))):
@@ -73,23 +104,32 @@ def classify_text(text: str, events: Sequence[Event], *, degenerate: bool, cut_o
             else:  # nothing is stated between the two, so they announce the same
                 end = min(end, windows[-1])
         windows.append(end)
-    quoted = _are_quoted(text, events)
-    triggers = [not quote and not is_no_trigger(text, event) for event, quote in zip(events, quoted, strict=True)]
-    return _classify(events, triggers, windows[::-1], find_revisions(blind, reading), len(text), degenerate, cut_off)
+    return windows[::-1]
 
 
 def classify_chain(
     text: str, events: Sequence[Event], steps: Steps, question: str, *, degenerate: bool, cut_off: bool
 ) -> Classes:
-    """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`).
+    """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`)."""
+    ends = [step.end for step in steps.steps]
+    return classify_steps(text, events, ends, changed_redos(steps, question), degenerate=degenerate, cut_off=cut_off)
+
+
+def classify_steps(
+    text: str,
+    events: Sequence[Event],
+    ends: Sequence[int],
+    redos: Sequence[Spanned],
+    *,
+    degenerate: bool,
+    cut_off: bool,
+) -> Classes:
+    """Classes of a text by where its steps end and which of them are changed.
 
     An event announces what the first step behind it does.
     """
-    ends = [step.end for step in steps.steps]
     windows = [ends[place] if (place := bisect_left(ends, event.end)) < len(ends) else len(text) for event in events]
-    return _classify(
-        events, [True] * len(events), windows, changed_redos(steps, question), len(text), degenerate, cut_off
-    )
+    return _classify(events, [True] * len(events), windows, redos, len(text), degenerate, cut_off)
 
 
 def is_no_trigger(text: str, event: Event) -> bool:
@@ -97,8 +137,7 @@ def is_no_trigger(text: str, event: Event) -> bool:
     line = max(event.start - _CONTEXT, 0)
     line = max(text.rfind("\n", line, event.start) + 1, line)
     before, behind = text[line : event.start], text[event.end : event.end + _CONTEXT]
-    leading = _BEFORE.search(before)
-    word = leading[1].casefold() if leading else ""
+    word = _word_before(before).casefold()
     match event.phrase.casefold():
         case "wait":
             return bool(word and word not in _LEADS_IN) or bool(_VERB_BEHIND.match(behind))
@@ -111,9 +150,25 @@ def is_no_trigger(text: str, event: Event) -> bool:
     return False
 
 
+def _word_before(text: str) -> str:
+    """The letters at the end of a text that spaces follow there; empty where there are none."""
+    end = len(text.rstrip(" \t"))
+    begin = end
+    if end < len(text):
+        while begin and text[begin - 1].isalnum() and not text[begin - 1].isdecimal():
+            begin -= 1
+    return text[begin:end]
+
+
 def _are_quoted(text: str, events: Sequence[Event]) -> list[bool]:
     """Whether each event stands within quotation marks."""
-    spans = [match.span() for match in _QUOTED.finditer(text)] if events else []
+    spans: list[tuple[int, int]] = []
+    end = 0
+    for mark in _MARKS.finditer(text) if events else ():
+        quoted = _QUOTED.match(text, mark.start()) if mark.start() >= end else None
+        if quoted:
+            end = quoted.end()
+            spans.append(quoted.span())
     starts = [start for start, _ in spans]
     places = [bisect_right(starts, event.start) - 1 for event in events]
     return [place >= 0 and event.end <= spans[place][1] for event, place in zip(events, places, strict=True)]

@@ -1,25 +1,28 @@
 """Differences of cells to the baseline, paired by problem and sample, and corrected over the comparisons made."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from backtracking_assets.analysis.counts import CellRows, applies, counts, joined
-from backtracking_assets.analysis.shared_noise import variance_ratio
-from backtracking_assets.analysis.statistics import holm, paired_difference
+from backtracking_assets.analysis.counted_rows import ONES, CountedRows, columns_of, from_frame, in_order_of
+from backtracking_assets.analysis.counts import CellRows, joined
+from backtracking_assets.analysis.paired_differences import Pair, paired_differences
+from backtracking_assets.analysis.resampling import Column
+from backtracking_assets.analysis.shared_noise import variance_ratios
+from backtracking_assets.analysis.statistics import holm
 from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics
 from backtracking_assets.measures import MEASURES, Measure
-from backtracking_assets.records import COMPARISONS, Cell
+from backtracking_assets.records import COMPARISONS, Cell, Subject
 
 _PAIR = ["problem_id", "sample_id"]
 
 
 def compare_cells(
-    cells: Sequence[CellRows],
+    cells: Iterable[CellRows],
     baseline: CellRows,
     *,
     problem_set_digest: str,
@@ -40,34 +43,43 @@ def compare_cells(
     Raises:
         BacktrackingError: a cell lacks completions of the baseline or has others, or was read by other rules.
     """
-    reference = joined(baseline)
-    rows: list[dict[str, Any]] = []
+    reference = from_frame(joined(baseline))
+    draws = {"resamples": statistics.resamples, "seed": statistics.seed}
+    baseline_columns = reference.columns(_names_of(_measures(reference)), **draws)
+    of_statistics, rows = statistics_digest(statistics), list[dict[str, Any]]()
     for cell_rows in cells:
-        frame = joined(cell_rows)
-        if set(frame["fingerprint"]) == set(reference["fingerprint"]):
-            continue
+        counted = in_order_of(reference, cell_rows)
+        if counted is None:
+            frame = joined(cell_rows)
+            if set(frame["fingerprint"]) == {reference.fingerprint}:
+                continue
+            _refuse_unpaired(cell_rows.cell, frame, joined(baseline))
+            counted = from_frame(frame)
         cell = cell_rows.cell
+        if counted.fingerprint == reference.fingerprint:
+            continue
         if not isinstance(cell, Cell):
             raise TypeError(f"only cells are compared with the baseline here, not {cell}")
-        _refuse_unpaired(cell, frame, reference)
+        known = {
+            "layer_subset": cell.layer_subset,
+            "scale": cell.scale,
+            "fingerprint": counted.fingerprint,
+            "baseline_fingerprint": reference.fingerprint,
+            "problem_set_digest": problem_set_digest,
+            "rules_digest": counted.rules_digest,
+            "statistics_digest": of_statistics,
+            "run_id": run_id,
+        }
+        measures = [measure for measure in _measures(reference) if counted.has(measure)]
+        differences = _differences(measures, counted, reference, baseline_columns, statistics)
         rows += [
-            {
-                "layer_subset": cell.layer_subset,
-                "scale": cell.scale,
-                "metric": measure.name,
-                "fingerprint": frame["fingerprint"].iloc[0],
-                "baseline_fingerprint": reference["fingerprint"].iloc[0],
-                "problem_set_digest": problem_set_digest,
-                "rules_digest": frame["rules_digest"].iloc[0],
-                "statistics_digest": statistics_digest(statistics),
-                "run_id": run_id,
-                **_difference(measure, frame, reference, statistics),
-            }
-            for measure in MEASURES.values()
-            if measure.compared and applies(measure, [frame, reference])
+            {**known, "metric": measure.name, **difference}
+            for measure, difference in zip(measures, differences, strict=True)
         ]
-    for name in MEASURES:
-        family = [row for row in rows if row["metric"] == name]
+    families: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        families.setdefault(row["metric"], []).append(row)
+    for family in families.values():
         missing = max((family_size or 0) - len(family), 0)
         corrected_values = holm([row["p_value"] for row in family] + [1.0] * missing)
         for row, corrected in zip(family, corrected_values, strict=False):
@@ -76,36 +88,60 @@ def compare_cells(
     return pa.Table.from_pylist(rows, schema=COMPARISONS)
 
 
-def _difference(
-    measure: Measure, frame: pd.DataFrame, reference: pd.DataFrame, statistics: Statistics
-) -> dict[str, Any]:
-    # Both frames are in the order of their keys, which are the same: row by row they are pairs.
-    paired = (*counts(measure, frame), *counts(measure, reference), frame["problem_id"].to_numpy())
-    confidence, resamples, seed = statistics.confidence, statistics.resamples, statistics.seed
-    noise = variance_ratio(*paired, confidence=confidence, resamples=resamples, seed=seed)
-    result = paired_difference(
-        *paired,
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
-        is_share=measure.unit == "share",
-        per=1000 if measure.unit == "events per 1,000 tokens" else 1,
-    )
-    return {
-        "difference": result.difference,
-        "low": result.low,
-        "high": result.high,
-        "p_value": result.p_value,
-        "variance_ratio": noise.ratio,
-        "variance_ratio_low": noise.low,
-        "variance_ratio_high": noise.high,
-        "n_pairs": result.n_pairs,
-        "n_problems": result.n_clusters,
-        "method": result.method,
-    }
+def _measures(counted: CountedRows) -> list[Measure]:
+    return [measure for measure in MEASURES.values() if measure.compared and counted.has(measure)]
 
 
-def _refuse_unpaired(cell: Cell, frame: pd.DataFrame, reference: pd.DataFrame) -> None:
+def _names_of(measures: Sequence[Measure]) -> list[str]:
+    return list(dict.fromkeys(name for measure in measures for name in columns_of(measure)))
+
+
+def _differences(
+    measures: Sequence[Measure],
+    counted: CountedRows,
+    reference: CountedRows,
+    baseline: Mapping[str, Column],
+    statistics: Statistics,
+) -> list[dict[str, Any]]:
+    # Both have the same keys in the same order: row by row they are pairs.
+    draws = {"resamples": statistics.resamples, "seed": statistics.seed}
+    names = _names_of(measures)
+    own = counted.columns([name for name in names if name != ONES], **draws) | {ONES: baseline[ONES]}
+    named = [columns_of(measure) for measure in measures]
+    pairs = [
+        Pair(
+            own[top],
+            own[bottom],
+            baseline[top],
+            baseline[bottom],
+            n_pairs=len(counted.problem),
+            is_share=measure.unit == "share",
+            per=1000 if measure.unit == "events per 1,000 tokens" else 1,
+        )
+        for measure, (top, bottom) in zip(measures, named, strict=True)
+    ]
+    of_rows = [(*map(counted.of_rows, pair), *map(reference.of_rows, pair)) for pair in named]
+    noises = variance_ratios(of_rows, counted.problem, len(counted.problems), confidence=statistics.confidence, **draws)
+    return [
+        {
+            "difference": result.difference,
+            "low": result.low,
+            "high": result.high,
+            "p_value": result.p_value,
+            "variance_ratio": noise.ratio,
+            "variance_ratio_low": noise.low,
+            "variance_ratio_high": noise.high,
+            "n_pairs": result.n_pairs,
+            "n_problems": result.n_clusters,
+            "method": result.method,
+        }
+        for result, noise in zip(
+            paired_differences(pairs, confidence=statistics.confidence, **draws), noises, strict=True
+        )
+    ]
+
+
+def _refuse_unpaired(cell: Subject, frame: pd.DataFrame, reference: pd.DataFrame) -> None:
     unpaired = frame[_PAIR].merge(reference[_PAIR], how="outer", indicator=True).query("_merge != 'both'")
     if len(unpaired):
         first = unpaired.iloc[0]

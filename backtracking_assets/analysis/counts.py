@@ -15,7 +15,7 @@ from backtracking_assets.records import COMPLETION_KEY, Cell, Subject
 KEY = list(COMPLETION_KEY)
 STEPS_COLUMN = "n_steps"
 
-_COUNTS: dict[str, tuple[str, str | None]] = {
+COUNT_COLUMNS: dict[str, tuple[str, str | None]] = {
     "wait_after_wrong_step": ("n_waits_after_wrong_step", "n_wrong_steps_followed"),
     "strict_rate": ("has_strict", None),
     "relaxed_rate": ("has_relaxed", None),
@@ -62,12 +62,15 @@ def cell_of(rows: CellRows) -> Cell:
 def joined(rows: CellRows) -> pd.DataFrame:
     """Completions and detections of a cell joined by their key, in the order of problem_id and sample_id.
 
+    Without the lists of the detections, which no measure counts in.
+
     Raises:
         BacktrackingError: there are no rows, their keys differ or repeat, they are of several fingerprints or rules,
             or only some have steps; the message names the cell.
     """
     completions = rows.completions.select([*KEY, "n_tokens", "finish_reason"]).to_pandas()
-    detections = rows.detections.to_pandas()
+    scalar = [field.name for field in rows.detections.schema if not pa.types.is_list(field.type)]
+    detections = rows.detections.select(scalar).to_pandas()
     if completions.empty:
         raise BacktrackingError(f"{rows.cell}: there are no completions to measure; generate the cell first.")
     for name, frame in (("completions", completions), ("detections", detections)):
@@ -96,7 +99,7 @@ def joined(rows: CellRows) -> pd.DataFrame:
 
 def applies(measure: Measure, frames: Sequence[pd.DataFrame]) -> bool:
     """Whether a measure can be taken of these rows: what is counted in steps may not be known in all of them."""
-    return not (measure.needs_steps and any(frame[_COUNTS[measure.name][0]].isna().any() for frame in frames))
+    return not (measure.needs_steps and any(frame[COUNT_COLUMNS[measure.name][0]].isna().any() for frame in frames))
 
 
 def counts(measure: Measure, frame: pd.DataFrame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -105,7 +108,7 @@ def counts(measure: Measure, frame: pd.DataFrame) -> tuple[npt.NDArray[np.float6
     Raises:
         KeyError: the measure is no ratio of counts of the completions alone.
     """
-    numerator, denominator = _COUNTS[measure.name]
+    numerator, denominator = COUNT_COLUMNS[measure.name]
     ones = np.ones(len(frame))
     return (
         frame[numerator].to_numpy(dtype=np.float64),

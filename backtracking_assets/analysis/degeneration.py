@@ -7,6 +7,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from backtracking_assets.analysis.text_columns import (
+    TextColumn,
+    may_have_long_digits,
+    may_repeat_lines,
+    may_repeat_words,
+)
 from backtracking_assets.experiment_sections import Detection
 
 LONGEST_UNIT = 64
@@ -14,14 +20,21 @@ LONGEST_UNIT = 64
 LONG_DIGITS = 100
 """Digits in a row, without separators, that no answer needs."""
 
-_SAMPLED_TOKENS = 2**15
-"""A text of more tokens is read in full for every unit."""
-
 _LONG_DIGITS = re.compile(rf"(?<![0-9])[0-9]{{{LONG_DIGITS}}}")
+_COMPARED = 8
+"""Tokens in a row, at most, by which places are compared before a unit is suspected."""
+_MULTIPLIER = 1_000_003
 
 
 def degeneration_rule(text: str, token_ids: Sequence[int] | npt.NDArray[np.integer], rules: Detection) -> str | None:
-    """The name of the first rule that a completion breaks, or None. R is ``rules.degenerate_repeats``.
+    """`degeneration_rules` of one completion."""
+    return degeneration_rules(TextColumn([text]), [np.asarray(token_ids)], rules)[0]
+
+
+def degeneration_rules(
+    column: TextColumn, token_ids: Sequence[npt.NDArray[np.integer]], rules: Detection
+) -> list[str | None]:
+    """The name of the first rule that each completion breaks, or None. R is ``rules.degenerate_repeats``.
 
     - ``empty``: the text is empty or white space.
     - ``long_digits``: at least ``LONG_DIGITS`` digits 0-9 in a row.
@@ -32,53 +45,70 @@ def degeneration_rule(text: str, token_ids: Sequence[int] | npt.NDArray[np.integ
       between. Letters only: repeated numbers are left to the other rules.
     - ``repeated_line``: the same line at least R times in a row; blank lines and spaces around a line do not matter.
 
-    Takes time linear in the length of the text, and about ``LONGEST_UNIT`` passes over the tokens.
+    Each rule is tried where a sample of the characters or tokens does not rule it out. Takes time linear in the length
+    of the texts, and about ``LONGEST_UNIT`` passes over the tokens of one that says much again.
     """
     repeats = rules.degenerate_repeats
-    if not text.strip():
+    digits = may_have_long_digits(column, LONG_DIGITS)
+    units = _suspected_units(token_ids, repeats)
+    words, lines = may_repeat_words(column, repeats), may_repeat_lines(column, repeats)
+    return [
+        _rule(text, token_ids[row], units.get(row, []), row in digits, row in words, row in lines, repeats)
+        for row, text in enumerate(column.texts)
+    ]
+
+
+def _rule(
+    text: str,
+    tokens: npt.NDArray[np.integer],
+    units: Sequence[int],
+    digits: bool,
+    words: bool,
+    lines: bool,
+    repeats: int,
+) -> str | None:
+    """The first rule that a text breaks, of those that are not ruled out."""
+    if not text or text.isspace():
         return "empty"
-    if _LONG_DIGITS.search(text):
+    if digits and _LONG_DIGITS.search(text):
         return "long_digits"
-    tokens = np.asarray(token_ids, dtype=np.int64)
-    if _repeats(tokens, unit=1, times=2 * repeats):
-        return "repeated_token"
-    if any(_repeats(tokens, unit, repeats) for unit in _suspected_units(tokens, repeats)):
-        return "repeated_phrase"
-    if _repeated_word(repeats).search(text):
+    for unit in units:
+        if _repeats(tokens, unit, _times(unit, repeats)):
+            return "repeated_token" if unit == 1 else "repeated_phrase"
+    if words and _repeated_word(repeats).search(text):
         return "repeated_word"
-    if _has_repeated_line(text, repeats):
+    if lines and _has_repeated_line(text, repeats):
         return "repeated_line"
     return None
 
 
-def _suspected_units(tokens: npt.NDArray[np.int64], repeats: int) -> list[int]:
-    """The units of a phrase that may be repeated: those that a sample of places does not rule out."""
-    if len(tokens) > _SAMPLED_TOKENS:
-        return list(range(2, LONGEST_UNIT + 1))
-    places, units, ends = _sample(repeats)
-    n_within = int(np.searchsorted(ends, len(tokens)))
-    places, units, ends = places[:n_within], units[:n_within], ends[:n_within]
-    return np.unique(units[tokens[places] == tokens[ends]]).tolist()
+def _times(unit: int, repeats: int) -> int:
+    return 2 * repeats if unit == 1 else repeats
 
 
-@lru_cache(maxsize=2)
-def _sample(repeats: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places of tokens, a unit for each, and the place one unit behind, in the order of the latter.
+def _suspected_units(token_ids: Sequence[npt.NDArray[np.integer]], repeats: int) -> dict[int, list[int]]:
+    """The units, in rising order, that each completion may repeat: those that a sample of places does not rule out."""
+    # A unit repeated r times is a run of (r - 1) x unit places at which a token equals the one a unit later. So long a
+    # run holds one of every so many places at which the next few tokens equal those a unit later, too.
+    compared = min(_COMPARED, repeats - 1)
+    tokens = np.concatenate([*token_ids, np.zeros(compared, dtype=np.int64)]).astype(np.int64)
+    offsets = np.cumsum([0, *map(len, token_ids)])
+    marks = tokens[: len(tokens) - compared].copy()
+    for shift in range(1, compared):
+        marks *= _MULTIPLIER
+        marks += tokens[shift : len(tokens) - compared + shift]
+    suspected: dict[int, list[int]] = {}
+    for unit in range(1, LONGEST_UNIT + 1):
+        step = (_times(unit, repeats) - 1) * unit - compared + 1
+        later = marks[unit::step]
+        hits = step * np.flatnonzero(marks[::step][: len(later)] == later)
+        for row in np.unique(np.searchsorted(offsets, hits, side="right") - 1).tolist():
+            suspected.setdefault(row, []).append(unit)
+    return suspected
 
-    A run of places as long as `_repeats` asks for holds one of every so many places, so these are all to be looked at.
-    """
-    rows: list[npt.NDArray[np.int64]] = []
-    for unit in range(2, LONGEST_UNIT + 1):
-        places = np.arange(0, _SAMPLED_TOKENS - unit, max((repeats - 1) * unit, 1), dtype=np.int64)
-        rows.append(np.stack([places, np.full_like(places, unit), places + unit]))
-    places, units, ends = np.concatenate(rows, axis=1)
-    order = np.argsort(ends, kind="stable")
-    return places[order], units[order], ends[order]
 
-
-def _repeats(tokens: npt.NDArray[np.int64], unit: int, times: int) -> bool:
+def _repeats(tokens: npt.NDArray[np.integer], unit: int, times: int) -> bool:
     """Whether a unit of so many tokens stands so many times in a row."""
-    # A unit repeated r times is a run of (r - 1) x unit places at which a token equals the one a unit earlier.
     needed = (times - 1) * unit
     if len(tokens) < needed + unit:
         return False

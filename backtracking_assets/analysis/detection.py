@@ -1,5 +1,6 @@
 """Reading every completion of a table: triggers, degeneration, answer and steps, one row of DETECTIONS each."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,11 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from backtracking_assets import conditions
-from backtracking_assets.analysis.answers import judge, warm_up
-from backtracking_assets.analysis.arithmetic_steps import read_steps
-from backtracking_assets.analysis.backtracking_classes import classify_chain, classify_text
-from backtracking_assets.analysis.degeneration import degeneration_rule
-from backtracking_assets.analysis.triggers import Event, find_events, onset
+from backtracking_assets.analysis.answers import judge_folded, warm_up
+from backtracking_assets.analysis.backtracking_classes import Classes, Span, classify_steps, classify_texts
+from backtracking_assets.analysis.degeneration import degeneration_rules
+from backtracking_assets.analysis.step_columns import StepColumns, read_step_columns
+from backtracking_assets.analysis.text_columns import TextColumn, events_of
+from backtracking_assets.analysis.triggers import Event, onset
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
@@ -32,6 +34,11 @@ STEP_COLUMNS = (
     "n_unreadable_lines",
     "n_off_chain_steps",
 )
+
+_READ = ("fingerprint", "problem_id", "sample_id", "text", "finish_reason", "token_ids", "token_starts")
+"""Columns of completions that are read."""
+_ROWS_TOGETHER = 512
+"""Rows that are read at once: their texts stay in a processor's cache."""
 
 
 def rules_document(rules: Detection) -> dict[str, Any]:
@@ -57,86 +64,104 @@ def detect(completions: pa.Table, problems: Mapping[str, Problem], rules: Detect
     """
     _refuse_unknown_problems(completions, problems)
     warm_up()  # otherwise the first answer that is an expression pays for imports
-    ordered = completions.sort_by([(name, "ascending") for name in ("problem_id", "sample_id", "fingerprint")])
-    names = ("fingerprint", "problem_id", "sample_id", "text", "finish_reason")
-    columns = [ordered.column(name).to_pylist() for name in names]
-    digest = rules_digest(rules)
-    rows = [
-        {
-            "fingerprint": fingerprint,
-            "problem_id": problem_id,
-            "sample_id": sample_id,
-            "rules_digest": digest,
-            "truncated": finish_reason == "length",
-            "run_id": run_id,
-            **_read(text, token_ids, token_starts, finish_reason == "length", problems[problem_id], rules),
-        }
-        for fingerprint, problem_id, sample_id, text, finish_reason, token_ids, token_starts in zip(
-            *columns, _lists(ordered, "token_ids"), _lists(ordered, "token_starts"), strict=True
-        )
+    keys = ("problem_id", "sample_id", "fingerprint")
+    ordered = completions.select(_READ).sort_by([(name, "ascending") for name in keys])
+    parts = [
+        _detections(ordered.slice(begin, _ROWS_TOGETHER), problems, rules, run_id)
+        for begin in range(0, ordered.num_rows, _ROWS_TOGETHER)
     ]
-    return pa.Table.from_pylist(rows, schema=DETECTIONS)
+    return pa.concat_tables(parts) if parts else DETECTIONS.empty_table()
 
 
-def _read(
-    text: str,
-    token_ids: npt.NDArray[np.int32],
-    token_starts: npt.NDArray[np.int32],
-    truncated: bool,
-    problem: Problem,
-    rules: Detection,
-) -> dict[str, Any]:
-    events = find_events(text, rules)
-    strict = [event for event in events if event.kind == "strict"]
-    first = onset(events, rules)
-    tokens = _tokens(token_starts, events, problem)
-    rule = degeneration_rule(text, token_ids, rules)
-    answer = judge(text, problem.answer, rules.answer_marker)
-    steps = read_steps(text, rules, problem.question) if rules.steps == "arithmetic_chain" else None
-    state = {"degenerate": rule is not None, "cut_off": truncated}
+def _detections(completions: pa.Table, problems: Mapping[str, Problem], rules: Detection, run_id: str) -> pa.Table:
+    """The rows of some completions, in their order. What many texts share is looked for in all at once."""
+    n = completions.num_rows
+    texts = completions.column("text").to_pylist()
+    asked = [problems[problem_id] for problem_id in completions.column("problem_id").to_pylist()]
+    truncated = [reason == "length" for reason in completions.column("finish_reason").to_pylist()]
+    column = TextColumn(texts)
+    events = events_of(column, rules)
+    broken = degeneration_rules(column, _lists(completions, "token_ids"), rules)
+    starts = _lists(completions, "token_starts")
+    tokens = [_tokens(starts[row], of_text, asked[row]) if of_text else [] for row, of_text in enumerate(events)]
+    steps = None
+    if rules.steps == "arithmetic_chain":
+        steps = read_step_columns(texts, [problem.question for problem in asked], rules)
+    classes = _classes(texts, events, steps, broken, truncated)
+    answers = [
+        judge_folded(text, folded, problem.answer, rules.answer_marker)
+        for text, folded, problem in zip(texts, column.folded, asked, strict=True)
+    ]
+    strict = [[event for event in of_text if event.kind == "strict"] for of_text in events]
+    first = [onset(of_text, rules) if of_text else None for of_text in events]
+    onsets = [None if event is None else tokens[row][events[row].index(event)] for row, event in enumerate(first)]
+    strict_tokens = [tokens[row][events[row].index(own[0])] if own else None for row, own in enumerate(strict)]
+    return pa.table(
+        {
+            "fingerprint": completions.column("fingerprint"),
+            "problem_id": completions.column("problem_id"),
+            "sample_id": completions.column("sample_id"),
+            "rules_digest": [rules_digest(rules)] * n,
+            "has_strict": [bool(own) for own in strict],
+            "has_relaxed": [bool(of_text) for of_text in events],
+            "n_strict": list(map(len, strict)),
+            "n_relaxed": list(map(len, events)),
+            "onset_phrase": [None if event is None else event.phrase for event in first],
+            "onset_character": [None if event is None else event.start for event in first],
+            "onset_token": onsets,
+            "first_strict_token": strict_tokens,
+            "completion_class": [own.completion for own in classes],
+            "n_genuine": [own.events.count("genuine") for own in classes],
+            "n_filler": [own.events.count("filler") for own in classes],
+            "n_silent": [own.n_silent for own in classes],
+            "event_phrases": [[event.phrase for event in of_text] for of_text in events],
+            "event_kinds": [[event.kind for event in of_text] for of_text in events],
+            "event_starts": [[event.start for event in of_text] for of_text in events],
+            "event_ends": [[event.end for event in of_text] for of_text in events],
+            "event_tokens": tokens,
+            "event_classes": [own.events for own in classes],
+            "degenerate": [rule is not None for rule in broken],
+            "degeneration_rule": broken,
+            "answer": [answer.found for answer in answers],
+            "verdict": [answer.verdict for answer in answers],
+            "correct": [answer.verdict == "correct" for answer in answers],
+            "truncated": truncated,
+            **{name: [None] * n if steps is None else steps.counts[name] for name in STEP_COLUMNS},
+            "run_id": [run_id] * n,
+        },
+        schema=DETECTIONS,
+    )
+
+
+def _classes(
+    texts: Sequence[str],
+    events: Sequence[Sequence[Event]],
+    steps: StepColumns | None,
+    broken: Sequence[str | None],
+    truncated: Sequence[bool],
+) -> list[Classes]:
+    """The classes of each text, exact where its steps are known."""
+    degenerate = [rule is not None for rule in broken]
     if steps is None:
-        classes = classify_text(text, events, **state)
-    else:
-        classes = classify_chain(text, events, steps, problem.question, **state)
-    return {
-        "has_strict": bool(strict),
-        "has_relaxed": bool(events),
-        "n_strict": len(strict),
-        "n_relaxed": len(events),
-        "onset_phrase": first.phrase if first else None,
-        "onset_character": first.start if first else None,
-        "onset_token": tokens[events.index(first)] if first else None,
-        "first_strict_token": tokens[events.index(strict[0])] if strict else None,
-        "completion_class": classes.completion,
-        "n_genuine": classes.events.count("genuine"),
-        "n_filler": classes.events.count("filler"),
-        "n_silent": classes.n_silent,
-        **_event_columns(events),
-        "event_tokens": tokens,
-        "event_classes": list(classes.events),
-        "degenerate": rule is not None,
-        "degeneration_rule": rule,
-        "answer": answer.found,
-        "verdict": answer.verdict,
-        "correct": answer.verdict == "correct",
-        **{name: None if steps is None else getattr(steps, name) for name in STEP_COLUMNS},
-    }
-
-
-def _event_columns(events: Sequence[Event]) -> dict[str, Any]:
-    """The columns with one element for each event."""
-    return {
-        "event_phrases": [event.phrase for event in events],
-        "event_kinds": [event.kind for event in events],
-        "event_starts": [event.start for event in events],
-        "event_ends": [event.end for event in events],
-    }
+        return classify_texts(texts, events, degenerate, truncated)
+    firsts, starts, ends = steps.firsts.tolist(), steps.starts.tolist(), steps.ends.tolist()
+    redos = steps.redos.tolist()
+    bounds = [bisect_left(redos, first) for first in firsts]
+    return [
+        classify_steps(
+            text,
+            own,
+            ends[firsts[row] : firsts[row + 1]] if own else (),
+            [Span(starts[at], ends[at]) for at in redos[bounds[row] : bounds[row + 1]]],
+            degenerate=degenerate[row],
+            cut_off=truncated[row],
+        )
+        for row, (text, own) in enumerate(zip(texts, events, strict=True))
+    ]
 
 
 def _tokens(token_starts: npt.NDArray[np.int32], events: Sequence[Event], problem: Problem) -> list[int]:
     """The token of each event, by the rule of `token_at`, without a Python list of a long text's tokens."""
-    if not events:
-        return []
     places = np.searchsorted(token_starts, [event.start for event in events], side="right") - 1
     if places[0] < 0:
         raise BacktrackingError(

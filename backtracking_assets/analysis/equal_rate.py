@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from backtracking_assets.analysis.counts import CellRows, applies, cell_of, counts, joined
-from backtracking_assets.analysis.statistics import bootstrap_weights, tails
+from backtracking_assets.analysis.quantiles import tails
+from backtracking_assets.analysis.resampling import bootstrap_weights
 from backtracking_assets.equal_rate_records import EqualRate, EqualRateOutcome, OutcomeVerdict
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Statistics

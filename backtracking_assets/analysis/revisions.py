@@ -7,17 +7,21 @@ what is found cannot depend on them. The rules are plain and miss changes that o
 """
 
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Literal
 
-from backtracking_assets.analysis.statements import Claim, Tokens, find_claims, tokens_of, value_of
+from backtracking_assets.analysis.revision_cues import Cues
+from backtracking_assets.analysis.statements import Claim, Tokens, find_claims, numbers_of, tokens_of
 from backtracking_assets.analysis.triggers import Event
 
 REACH = 260
 """Characters behind a word of doubt within which another value takes the earlier one back."""
+_NEAR = 128
+"""Characters before a place that are searched first for the sentence's start."""
 CONSEQUENCE = 300
 """Characters behind a revision within which another value of a named quantity is its consequence."""
 
@@ -117,7 +121,6 @@ _REPLACED = re.compile(
 )
 _QUOTED = re.compile(r"[\"“”][^\"“”\n]{1,300}[\"“”]")
 _QUOTES = re.compile(r"[\"“”]")
-_NUMBER_KIND = re.compile("n")
 _SENTENCE_END = re.compile(r"[.!?…](?=\s)|\n")
 
 
@@ -145,58 +148,84 @@ def blinded(text: str, events: Sequence[Event]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """The numbers of a text in order."""
+
+    values: list[Ratio]
+    starts: list[int]
+    ends: list[int]
+    first_seen: dict[Ratio, int]
+    """Where each value starts for the first time."""
+
+
+@dataclass(frozen=True)
 class Reading:
     """The numbers and the statements of a text."""
 
-    values: list[Ratio]
-    """The numbers in order."""
-    starts: list[int]
-    ends: list[int]
+    tokens: Tokens
     claims: list[Claim]
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        places, values = numbers_of(self.tokens)
+        starts = [self.tokens.starts[place] for place in places]
+        first_seen: dict[Ratio, int] = {}
+        for value, start in zip(values, starts, strict=True):
+            first_seen.setdefault(value, start)
+        return Numbers(values, starts, [self.tokens.ends[place] for place in places], first_seen)
 
 
 def read(text: str) -> Reading:
     """What a text states; takes time linear in its length."""
     tokens = tokens_of(text)
-    numbers = [(place, value) for place, value in _numbers(tokens) if value is not None]
-    return Reading(
-        [value.as_integer_ratio() for _, value in numbers],
-        [tokens.starts[place] for place, _ in numbers],
-        [tokens.ends[place] for place, _ in numbers],
-        find_claims(tokens),
-    )
+    return Reading(tokens, find_claims(tokens))
 
 
-def _numbers(tokens: Tokens) -> Iterator[tuple[int, Fraction | None]]:
-    for match in _NUMBER_KIND.finditer(tokens.kinds):
-        yield match.start(), value_of(tokens.texts[match.start()])
+def unquoted(text: str) -> str:
+    """The text with every quotation replaced by as many spaces."""
+    if not _QUOTES.search(text):
+        return text
+    return _QUOTED.sub(lambda match: " " * len(match.group()), text)
 
 
-def find_revisions(text: str, reading: Reading | None = None) -> list[Revision]:
+def find_revisions(text: str, reading: Reading | None = None, cues: Cues | None = None) -> list[Revision]:
     """The revisions of a text whose triggers are blanked, in the order of their start.
 
-    ``reading`` is what `read` gives for this text, where the caller has it. Takes time linear in the length of the
-    text.
+    Takes time linear in the length of the text.
+
+    Args:
+        reading: what `read` gives for this text, where the caller has it.
+        cues: what `cues_of` gives for the text as `unquoted` gives it, where the caller has it.
     """
-    plain = _QUOTED.sub(lambda match: " " * len(match.group()), text) if _QUOTES.search(text) else text
-    if reading is None or plain != text:
+    plain = unquoted(text)
+    if reading is None or plain is not text:
         reading = read(plain)
-    # `İ` alone has two characters in lower case; positions must stay.
-    plain = plain.replace("İ", "i").lower()
-    found = _changed_approaches(plain)
-    if reading.values:
-        first_seen: dict[Ratio, int] = {}
-        for value, start in zip(reading.values, reading.starts, strict=True):
-            first_seen.setdefault(value, start)
-        found += _changed_values(reading.claims)
-        found += _taken_back(plain, reading, first_seen)
-        found += _replaced(plain, reading, first_seen)
+    found = _changed_values(reading.claims) if reading.claims else []
+    if cues is None or not cues.keys() <= {"confirms"}:
+        # `İ` alone has two characters in lower case; positions must stay.
+        plain = plain.replace("İ", "i").lower()
+        found += _changed_approaches(plain, cues)
+        found += _taken_back(plain, reading, cues)
+        found += _replaced(plain, reading, cues)
     return _merged(found)
+
+
+def _matches(pattern: re.Pattern[str], text: str, cues: Cues | None, name: str) -> Iterator[re.Match[str]]:
+    """What `finditer` gives, where the cues say at which characters a match may begin."""
+    if cues is None:
+        yield from pattern.finditer(text)
+        return
+    end = 0
+    for place in cues.get(name, ()):
+        match = pattern.match(text, place) if place >= end else None
+        if match:
+            end = match.end()
+            yield match
 
 
 def _same(first: Claim, second: Claim) -> bool:
     """Whether two values are equal, or one is the other rounded."""
-    if first.value == second.value:
+    if first.value is second.value or first.value == second.value:
         return True
     decimals = min(first.decimals, second.decimals)
     if first.decimals == second.decimals or decimals > 6:
@@ -232,7 +261,9 @@ def _exchanged_operations(claims: Sequence[Claim]) -> list[Revision]:
     seen: dict[tuple[str, ...], Claim] = {}
     found: list[Revision] = []
     for claim in claims:
-        if not claim.is_expression or not {"*", "/"} >= {part for part in claim.subject if not part[0].isdigit()}:
+        if not claim.is_expression or "+" in claim.subject or "-" in claim.subject:
+            continue
+        if not {"*", "/"} >= {part for part in claim.subject if not part[0].isdigit()}:
             continue
         before = seen.setdefault(tuple(sorted(part for part in claim.subject if part[0].isdigit())), claim)
         if before.subject != claim.subject and not _same(before, claim):
@@ -240,15 +271,20 @@ def _exchanged_operations(claims: Sequence[Claim]) -> list[Revision]:
     return found
 
 
-def _taken_back(text: str, reading: Reading, first_seen: Mapping[Ratio, int]) -> list[Revision]:
+def _taken_back(text: str, reading: Reading, cues: Cues | None) -> list[Revision]:
     """Words of doubt that another value follows before anything is confirmed."""
+    doubts = [match.span() for match in _matches(_DOUBT, text, cues, "doubt")]
+    retractions = [match.span() for match in _matches(_RETRACTION, text, cues, "retraction")]
+    if not (doubts or retractions) or not reading.numbers.values:
+        return []
     # What stands before the first number takes nothing back.
-    doubts = [match.span() for match in _DOUBT.finditer(text) if match.start() > reading.starts[0]]
-    retractions = [match.span() for match in _RETRACTION.finditer(text) if match.start() > reading.starts[0]]
+    numbers, first_seen = reading.numbers, reading.numbers.first_seen
+    doubts = [span for span in doubts if span[0] > numbers.starts[0]]
+    retractions = [span for span in retractions if span[0] > numbers.starts[0]]
     if not doubts and not retractions:
         return []
     claims, starts = reading.claims, [claim.start for claim in reading.claims]
-    confirmed = [match.start() for match in _CONFIRMS.finditer(text)]
+    confirmed = [match.start() for match in _matches(_CONFIRMS, text, cues, "confirms")]
     found: list[Revision] = []
     for (begin, behind), retracts in [*((span, False) for span in doubts), *((span, True) for span in retractions)]:
         end = behind + REACH
@@ -264,44 +300,68 @@ def _taken_back(text: str, reading: Reading, first_seen: Mapping[Ratio, int]) ->
         else:
             # `sorry, 44` and `I mean 4 miles` give the bare number.
             reach = end if retracts else min(end, behind + 12)
-            at = bisect_left(reading.starts, behind)
-            while at < len(reading.starts) and reading.starts[at] < reach:
-                if first_seen[reading.values[at]] >= begin:
-                    found.append(Revision("correction", begin, reading.ends[at]))
+            at = bisect_left(numbers.starts, behind)
+            while at < len(numbers.starts) and numbers.starts[at] < reach:
+                if first_seen[numbers.values[at]] >= begin:
+                    found.append(Revision("correction", begin, numbers.ends[at]))
                     break
                 at += 1
     return found
 
 
-def _replaced(text: str, reading: Reading, first_seen: Mapping[Ratio, int]) -> list[Revision]:
+def _replaced(text: str, reading: Reading, cues: Cues | None) -> list[Revision]:
     """`100 pages, not 140` and `use 11 instead of 15`, where the number that is refused stood before."""
+    if cues is not None and not cues.keys() & {"replaced", "not but", "instead"}:
+        return []
+    numbers = reading.numbers
+    if not numbers.values:
+        return []
     found: list[Revision] = []
-    ends: list[int] = []
-    for match in _REPLACED.finditer(text):
-        at = bisect_left(reading.starts, match.end())
-        if at >= len(reading.starts) or reading.starts[at] != match.end():
+    sentences = _Sentences(text)
+    for match in _matches(_REPLACED, text, cues, "replaced"):
+        at = bisect_left(numbers.starts, match.end())
+        if at >= len(numbers.starts) or numbers.starts[at] != match.end():
             continue
-        ends = ends or [0, *(end.end() for end in _SENTENCE_END.finditer(text))]
-        sentence = ends[bisect_right(ends, match.start()) - 1]
-        if first_seen[reading.values[at]] < sentence:
-            found.append(Revision("correction", max(sentence, match.start() - REACH), reading.ends[at]))
-    found += [Revision("correction", match.start(), match.end()) for match in _NOT_BUT.finditer(text)]
-    for match in _INSTEAD.finditer(text):
-        if reading.starts[0] < match.start():
-            found.append(Revision("correction", match.start(), match.end()))
+        sentence = sentences.start_at(match.start())
+        if numbers.first_seen[numbers.values[at]] < sentence:
+            found.append(Revision("correction", max(sentence, match.start() - REACH), numbers.ends[at]))
+    found += [Revision("correction", match.start(), match.end()) for match in _matches(_NOT_BUT, text, cues, "not but")]
+    if cues is None or "instead" in cues:
+        for match in _INSTEAD.finditer(text):
+            if numbers.starts[0] < match.start():
+                found.append(Revision("correction", match.start(), match.end()))
     return found
 
 
-def _changed_approaches(text: str) -> list[Revision]:
+class _Sentences:
+    """Where sentences start. Asked for rising places, it reads each part of the text a few times at most."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.place, self.start = 0, 0
+
+    def start_at(self, place: int) -> int:
+        """Behind the last end of a sentence up to a place; 0 where there is none."""
+        reach = _NEAR
+        while True:
+            begin = max(self.place, place - reach)
+            ends = [match.end() for match in _SENTENCE_END.finditer(self.text, begin, place + 1)]
+            if ends and ends[-1] > place:  # a line break at the place itself
+                ends.pop()
+            if ends or begin == self.place:
+                self.place, self.start = place, ends[-1] if ends else self.start
+                return self.start
+            reach *= 4
+
+
+def _changed_approaches(text: str, cues: Cues | None) -> list[Revision]:
     """Sentences that plan something else than before, and not in order to check."""
-    matches = list(_APPROACH.finditer(text))
-    if not matches:
-        return []
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     found: list[Revision] = []
-    for match in matches:
-        place = bisect_right(ends, match.start())
-        begin, end = ends[place - 1] if place else 0, ends[place] if place < len(ends) else len(text)
+    sentences = _Sentences(text)
+    for match in _matches(_APPROACH, text, cues, "approach"):
+        begin = sentences.start_at(match.start())
+        behind = _SENTENCE_END.search(text, match.start(), match.end() + REACH + 2)
+        end = behind.end() if behind else len(text)
         # A page without a sentence's end must not be read anew for each of its words.
         sentence = text[max(begin, match.start() - REACH) : min(end, match.end() + REACH)]
         if begin > 0 and _PLANS.search(sentence) and not _VERIFIES.search(sentence):

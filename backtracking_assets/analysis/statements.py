@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
-_SPLIT = re.compile(
-    r"(\$?[0-9]++(?:,[0-9]{3}(?![0-9]))*+(?:\.[0-9]++)?+%?"
-    r"|[^\W\d_]++(?:['’][^\W\d_]++)?+"
-    r"|\\(?:times|div|cdot)(?![a-z])"
-    r"|[\S\n])"
-)
+_NUMBER_OR_OPERATOR = r"\$?[0-9]++(?:,[0-9]{3}(?![0-9]))*+(?:\.[0-9]++)?+%?|\\(?:times|div|cdot)(?![a-z])"
+_SPLIT = re.compile(rf"([^\W\d_]++(?:['’][^\W\d_]++)?+|{_NUMBER_OR_OPERATOR}|[\S\n])")
+_SPLIT_ASCII = re.compile(rf"([a-zA-Z]++(?:'[a-zA-Z]++)?+|{_NUMBER_OR_OPERATOR}|[^ \t\r\f\v\x1c-\x1f])")
+"""The same of a text of ASCII characters; its classes are quicker to test."""
 _NUMBER = re.compile(r"\$?[0-9]")
 _LETTER = re.compile(r"[^\W\d_]")
 _KINDS = {
@@ -62,6 +61,7 @@ _EQUATES = re.compile(r"(?:[ec]|(?<=[^n]):)(?=[hb(]*+[no\[)])")
 """A sign or word of equality that a value may follow. `Total: 31` and `Final: 54` name one as well; `9:40` does not."""
 _HEDGING = re.compile(r"[hb(]*+")
 _SIDE = re.compile(rf"(?:[no(\[)][no(\[)p]{{0,{_LONGEST_SIDE - 1}}}+)?+")
+_HEDGES_AHEAD, _GOES_ON = frozenset("hb("), frozenset("no([)p")
 _UNIT = re.compile(r"n[wch]o")
 _NOUN = re.compile(r"[wcphn]{0,4}+")
 _NO_BRACKETS = str.maketrans("", "", "([)")
@@ -80,8 +80,7 @@ class Tokens:
     ends: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A value that the text gives to something."""
 
     subject: tuple[str, ...]
@@ -93,17 +92,20 @@ class Claim:
     end: int
 
 
-class _Vocabulary(dict[str, tuple[str, str]]):
-    """What is known of a token's characters: its text and kind. Bounded, so that no text stays in memory."""
+class _Vocabulary(dict[str, str]):
+    """What is known of a token's characters: its text, or its kind. Bounded, so that no text stays in memory."""
 
-    def __missing__(self, word: str) -> tuple[str, str]:
-        read = _read_word(word)
+    def __init__(self, part: int) -> None:
+        self.part = part
+
+    def __missing__(self, word: str) -> str:
+        read = _read_word(word)[self.part]
         if len(word) <= _LONGEST_NUMBER and len(self) < _REMEMBERED:
             self[word] = read
         return read
 
 
-_VOCABULARY = _Vocabulary()
+_TEXTS, _KIND_LETTERS = _Vocabulary(0), _Vocabulary(1)
 
 
 def _read_word(word: str) -> tuple[str, str]:
@@ -123,12 +125,11 @@ def _read_word(word: str) -> tuple[str, str]:
 
 def tokens_of(text: str) -> Tokens:
     """The tokens of a text; takes time linear in its length."""
-    parts = _SPLIT.split(text)
+    parts = (_SPLIT_ASCII if text.isascii() else _SPLIT).split(text)
     places = list(accumulate(map(len, parts)))
-    if len(parts) == 1:
-        return Tokens([], "", [], [])
-    texts, kinds = zip(*map(_VOCABULARY.__getitem__, parts[1::2]), strict=True)
-    return Tokens(list(texts), "".join(kinds), places[0:-1:2], places[1::2])
+    words = parts[1::2]
+    texts, kinds = list(map(_TEXTS.__getitem__, words)), "".join(map(_KIND_LETTERS.__getitem__, words))
+    return Tokens(texts, kinds, places[0:-1:2], places[1::2])
 
 
 @lru_cache(maxsize=4096)
@@ -139,6 +140,18 @@ def _value_of(text: str) -> Fraction:
 def value_of(text: str) -> Fraction | None:
     """The value of a number's text; None for one that is longer than any passage needs."""
     return _value_of(text) if len(text) <= _LONGEST_NUMBER else None
+
+
+@lru_cache(maxsize=4096)
+def _ratio_of(text: str) -> tuple[int, int]:
+    return _value_of(text).as_integer_ratio()
+
+
+def numbers_of(tokens: Tokens) -> tuple[list[int], list[tuple[int, int]]]:
+    """The places of the numbers that are not too long, and their values as numerator and denominator."""
+    texts = tokens.texts
+    places = [place for place, kind in enumerate(tokens.kinds) if kind == "n" and len(texts[place]) <= _LONGEST_NUMBER]
+    return places, [_ratio_of(texts[place]) for place in places]
 
 
 def find_claims(tokens: Tokens) -> list[Claim]:
@@ -156,9 +169,13 @@ def _read_chain(tokens: Tokens, first: int, claims: list[Claim]) -> int:
     further: list[tuple[tuple[str, ...], bool, int]] = []
     index = first
     while True:
-        side = _end(_HEDGING, kinds, index + 1)
-        side_end = _right_expression(kinds, side)
-        if side < side_end < len(kinds) and _continues(tokens, side_end):
+        side = index + 1
+        if kinds[side : side + 1] in _HEDGES_AHEAD:
+            side = _end(_HEDGING, kinds, side)
+        # Mostly a single number follows.
+        alone = kinds[side : side + 1] == "n" and kinds[side + 1 : side + 2] not in _GOES_ON
+        side_end = side + 1 if alone else _right_expression(kinds, side)
+        if side < side_end < len(kinds) and kinds[side_end] in "ec" and _continues(tokens, side_end):
             expression = _expression(tokens, side, side_end)
             if expression is not None:
                 further.append((expression, True, tokens.starts[side]))
@@ -178,11 +195,12 @@ def _read_chain(tokens: Tokens, first: int, claims: list[Claim]) -> int:
         subjects.append((name, False, name_start))
     subjects += further
     number, decimals = value
-    noun = _noun_behind(tokens, side_end)
     for subject, is_expression, start in subjects:
         named = subject
-        if not is_expression and (subject[:1] == ("there",) or (not subject and noun[-2:] == ("in", "all"))):
-            named = ("there", *noun)
+        if not is_expression and subject[:1] in ((), ("there",)):
+            noun = _noun_behind(tokens, side_end)
+            if subject or noun[-2:] == ("in", "all"):
+                named = ("there", *noun)
         claims.append(Claim(named, is_expression, number, decimals, start, tokens.ends[side_end - 1]))
     if not subjects:
         claims.append(Claim((), False, number, decimals, tokens.starts[first], tokens.ends[side_end - 1]))
@@ -200,6 +218,8 @@ def _continues(tokens: Tokens, index: int) -> bool:
 
 def _left_expression(kinds: str, end: int) -> int:
     """Where the expression that ends before a token begins; `end` where there is none."""
+    if end == 0 or kinds[end - 1] not in "no([)p":
+        return end
     begin = end
     while begin > 0 and end - begin < _LONGEST_SIDE:
         # A unit may stand between a number and an operator, as in `5 shirts × 4 ties`.
@@ -221,6 +241,8 @@ def _right_expression(kinds: str, begin: int) -> int:
 
 def _expression(tokens: Tokens, begin: int, end: int) -> tuple[str, ...] | None:
     """An arithmetic expression in a form of its own; None where it has no operator between two numbers."""
+    if end - begin < 3:
+        return None
     kinds = tokens.kinds[begin:end]
     if kinds.count("n") < 2 or not ("o" in kinds or "p" in kinds):
         return None
@@ -252,11 +274,11 @@ def _name(tokens: Tokens, end: int, sign: int) -> tuple[tuple[str, ...] | None, 
             break
         begin -= 1
     words = tokens.texts[begin:end]
-    if any(word in _SUPPOSED for word in words[:2]) or _supposes(tokens, sign):
+    if not _SUPPOSED.isdisjoint(words[:2]) or _supposes(tokens, sign):
         return None, 0
     if words and len(words[-1]) == 1 and words[-1] != "a" and words[-1].isalpha() and tokens.kinds[sign] == "e":
         return (words[-1],), tokens.starts[end - 1]
-    kept = tuple(word for word in words if word not in _FILLING)
+    kept = tuple([word for word in words if word not in _FILLING])
     start = tokens.starts[begin if begin < end else sign]
     if not kept or kept[-1] in _PRONOUNS or (len(kept) == 1 and kept[0][0].isdigit()):
         return (), start
@@ -270,6 +292,10 @@ def _supposes(tokens: Tokens, sign: int) -> bool:
 
 def _value(tokens: Tokens, begin: int, end: int) -> tuple[Fraction, int] | None:
     """The number that a side is, a fraction of two whole numbers included, and its decimals."""
+    if end - begin == 1 and tokens.kinds[begin] == "n":
+        text = tokens.texts[begin]
+        number = value_of(text)
+        return None if number is None else (number, len(text.rstrip("%").partition(".")[2]))
     kinds = tokens.kinds[begin:end]
     bare = [text for kind, text in zip(kinds, tokens.texts[begin:end], strict=True) if kind not in "([)"]
     kinds = kinds.translate(_NO_BRACKETS)

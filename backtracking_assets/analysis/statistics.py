@@ -7,23 +7,26 @@ rows give the same figures in any order.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from statsmodels.duration.survfunc import SurvfuncRight
 from statsmodels.stats.proportion import proportion_confint
+
+from backtracking_assets.analysis.paired_differences import Difference, Pair, paired_differences
+from backtracking_assets.analysis.quantiles import normal_quantile, t_quantile, t_quantile_at, tails
+from backtracking_assets.analysis.resampling import (
+    LEAST_DEFINED,
+    bootstrap_weights,
+    resampled_columns,
+    sign_flip_p_values,
+)
 
 Values = Sequence[float] | npt.NDArray[np.number] | npt.NDArray[np.bool_]
 Clusters = Sequence[str] | npt.NDArray
 _Floats = npt.NDArray[np.float64]
 
-MOST_EXACT_FLIPS = 16
-"""Up to so many problems that differ, all sign flips are gone through; above, they are sampled."""
-_LEAST_DEFINED = 0.95
-"""Share of bootstrap resamples in which a ratio must have a denominator for its interval to be given."""
-_RESAMPLES_AT_ONCE = 2_000
+_TIMES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -41,25 +44,12 @@ class Estimate:
     method: str
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A condition minus its baseline, with its interval and its p-value against no difference."""
-
-    difference: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    n_pairs: int
-    n_clusters: int
-    method: str
-
-
 def share(numerators: Values, denominators: Values, clusters: Clusters, *, confidence: float) -> Estimate:
     """A share as a ratio of sums, with a Wilson interval on the effective sample size.
 
     The effective size is n over the design effect (Kish 1965, section 8.2), whose variance is the linearized one of a
     ratio of cluster totals; as that variance is estimated, t takes the place of z (Korn and Graubard 1998, Survey
-    Methodology 24(2), 193-201; degrees of freedom: `_quantile`). It is kept between the effective number of clusters,
+    Methodology 24(2), 193-201; degrees of freedom: `quantiles.t_quantile`). It is kept between the effective number of clusters,
     (sum d)^2 / sum d^2 over cluster sizes d, which is what fully alike samples would leave, and n. At 0% and 100% no
     variance can be seen, and the lower bound is taken. Wilson on an effective size: Dean and Pagano 2015, J. Surv.
     Stat. Methodol. 3(4), 484-503.
@@ -83,7 +73,7 @@ def share(numerators: Values, denominators: Values, clusters: Clusters, *, confi
         effective = n
     else:
         # In Wilson's formula a size times (z / t)^2 puts t in the place of z.
-        ratio = float(stats.norm.ppf((1 + confidence) / 2)) / _quantile(confidence, (top - p * bottom)[bottom > 0])
+        ratio = normal_quantile(confidence) / t_quantile(confidence, (top - p * bottom)[bottom > 0])
         effective = max(min(p * (1 - p) / variance, n) * ratio**2, fewest)
     low, high = np.asarray(proportion_confint(p * effective, effective, alpha=1 - confidence, method="wilson"))
     # The bounds of Wilson hold p, but for rounding at 0% and 100%.
@@ -97,7 +87,7 @@ def rate(events: Values, exposures: Values, clusters: Clusters, *, per: float, c
     variance the effective number of events. The interval holds the rates x at which (estimate - x)^2 is at most t^2
     times a Poisson's variance of as many events, x estimate / k (Wilson's construction; for a plain Poisson count
     Barker 2002, The American Statistician 56(2), 85-89), which reaches further up than down where events are few.
-    Degrees of freedom: `_quantile`. Without any event no variance can be seen: the upper end is then the exact Poisson
+    Degrees of freedom: `quantiles.t_quantile`. Without any event no variance can be seen: the upper end is then the exact Poisson
     one, as if each cluster's rows were a single one. With a single cluster there is no interval.
     """
     method = "ratio of sums, score on effective events"
@@ -115,7 +105,7 @@ def rate(events: Values, exposures: Values, clusters: Clusters, *, per: float, c
     residuals = (top - estimate * bottom)[bottom > 0]
     # The square of the relative error is one over the effective number of events.
     relative = n_clusters / (n_clusters - 1) * float(residuals @ residuals) / float(top.sum()) ** 2
-    t = _quantile(confidence, residuals)
+    t = t_quantile(confidence, residuals)
     center, half = 1 + t**2 * relative / 2, t * math.sqrt(relative + (t * relative) ** 2 / 4)
     low, high = per * estimate * (center - half), per * estimate * (center + half)
     return Estimate(per * estimate, low, high, round(n), n_clusters, method)
@@ -152,7 +142,7 @@ def paired_difference(
 
     Interval: percentiles of a bootstrap over clusters (Davison and Hinkley 1997, section 3.8), expanded so that the
     normal tail becomes that of t (Hesterberg 2015, The American Statistician 69(4), 371-386; degrees of freedom:
-    `_quantile`). Where every resample gives the same difference, that of a share may still be off by the upper Wilson
+    `quantiles.t_quantile`). Where every resample gives the same difference, that of a share may still be off by the upper Wilson
     bound for 0 of so many clusters, and that of a rate has no interval.
 
     p-value: two-sided, by sign flips over clusters. What is flipped is a cluster's contribution
@@ -164,31 +154,10 @@ def paired_difference(
     A ratio without a denominator in the condition or in the baseline has neither difference nor p-value. ``per``
     multiplies the difference and its interval.
     """
-    n1, d1, n0, d0 = sums = _cluster_sums(
-        clusters, numerators, denominators, baseline_numerators, baseline_denominators
-    )
-    contributing = int(((d1 > 0) | (d0 > 0)).sum())
-    n_pairs = len(numerators)
-    if d1.sum() == 0 or d0.sum() == 0:
-        return Difference(None, None, None, None, n_pairs, contributing, "nothing to compare")
-    difference = float(n1.sum() / d1.sum() - n0.sum() / d0.sum())
-    ratio = (n1.sum() + n0.sum()) / (d1.sum() + d0.sum())
-    contributions = (n1 - ratio * d1) / d1.sum() - (n0 - ratio * d0) / d0.sum()
-    p_value, flips = _sign_flip_p(contributions, resamples, seed)
-    expanded = 2 * float(stats.norm.cdf(_quantile(confidence, contributions[(d1 > 0) | (d0 > 0)]))) - 1
-    interval = _bootstrap_interval(np.stack(sums, axis=1), expanded, resamples, seed)
-    method = f"cluster bootstrap; {flips} sign flips"
-    if interval is None:
-        return Difference(per * difference, None, None, p_value, n_pairs, contributing, method)
-    low, high = interval
-    if low == high:
-        method = f"no variance, Wilson on clusters; {flips} sign flips"
-        if not is_share:
-            return Difference(per * difference, None, None, p_value, n_pairs, contributing, method)
-        squared = stats.norm.ppf((1 + confidence) / 2) ** 2
-        margin = float(squared / (contributing + squared))
-        low, high = max(difference - margin, -1.0), min(difference + margin, 1.0)
-    return Difference(per * difference, per * low, per * high, p_value, n_pairs, contributing, method)
+    columns = _cluster_sums(clusters, numerators, denominators, baseline_numerators, baseline_denominators)
+    n1, d1, n0, d0 = resampled_columns(np.stack(columns), resamples=resamples, seed=seed)
+    pair = Pair(n1, d1, n0, d0, len(numerators), is_share, per)
+    return paired_differences([pair], confidence=confidence, resamples=resamples, seed=seed)[0]
 
 
 def quotient(
@@ -216,7 +185,7 @@ def quotient(
         return Estimate(None, None, None, n, n_clusters, method)
     found = _quotients(bootstrap_weights(len(sums), resamples, seed) @ sums)
     defined = ~np.isnan(found)
-    if len(sums) < 2 or defined.mean() < _LEAST_DEFINED:
+    if len(sums) < 2 or defined.mean() < LEAST_DEFINED:
         return Estimate(estimate, None, None, n, n_clusters, method)
     low, high = np.quantile(found[defined], tails(confidence), method="inverted_cdf")
     ends = [None if math.isinf(end) else float(end) for end in (low, high)]
@@ -236,7 +205,7 @@ def sign_flip_p(values: Values, clusters: Clusters, *, resamples: int, seed: int
     What is flipped is a cluster's sum: rows of one cluster go together.
     """
     (sums,) = _cluster_sums(clusters, values)
-    p_value, flips = _sign_flip_p(sums, resamples, seed)
+    ((p_value, flips),) = sign_flip_p_values([sums], resamples=resamples, seed=seed)
     return p_value, f"{flips} sign flips"
 
 
@@ -272,20 +241,14 @@ def median_time_to_first_event(
         return Estimate(None, None, None, len(at), len(labels), method)
     curve = SurvfuncRight(at, seen.astype(int))
     steps = np.asarray([curve.surv_times, curve.surv_prob], dtype=np.float64)
-    median = _first_at_half(steps[0], steps[1:])[0]
+    median = _first_at_half(steps[0], steps[1])
     low = high = math.inf
     if len(labels) > 1:
         event_times = np.unique(at[seen])
         events, at_risk = np.zeros((2, len(labels), len(event_times)))
         np.add.at(events, (index[seen], np.searchsorted(event_times, at[seen])), 1)
         np.add.at(at_risk, index, at[:, np.newaxis] >= event_times)
-        weights = bootstrap_weights(len(labels), resamples, seed)
-        medians = np.concatenate(
-            [
-                _first_at_half(event_times, _survival(part @ events, part @ at_risk))
-                for part in np.array_split(weights, math.ceil(resamples / _RESAMPLES_AT_ONCE))
-            ]
-        )
+        medians = _resampled_medians(event_times, events, at_risk, resamples, seed)
         # Medians that were not reached are infinite, so the ends must be resamples and not lie between two.
         low, high = np.quantile(medians, tails(confidence), method="inverted_cdf")
     ends = [None if math.isinf(value) else float(value) for value in (median, low, high)]
@@ -313,88 +276,32 @@ def _half_width(top: _Floats, bottom: _Floats, confidence: float) -> float | Non
     n = float(bottom.sum())
     residuals = top[used] - float(top.sum()) / n * bottom[used]
     variance = n_clusters / (n_clusters - 1) * float(residuals @ residuals) / n**2
-    return float(stats.t.ppf((1 + confidence) / 2, n_clusters - 1)) * math.sqrt(variance)
+    return t_quantile_at(confidence, n_clusters - 1) * math.sqrt(variance)
 
 
-def _quantile(confidence: float, residuals: _Floats) -> float:
-    """Two-sided t quantile for a variance that is the sum of the squared residuals of the clusters.
+def _resampled_medians(event_times: _Floats, events: _Floats, at_risk: _Floats, resamples: int, seed: int) -> _Floats:
+    """The first event time at which at most half survives in each resample, infinite where none is: [resamples].
 
-    A variance that few clusters make is itself known badly. Its degrees of freedom are those of the scaled chi-square
-    with the same first two moments (Satterthwaite 1946): 2 / (sum r^4 / (sum r^2)^2 - 1 / clusters), which is about
-    the clusters for normal residuals and twice the clusters with an event for rare ones. At least 1, at most the
-    clusters less one.
+    `events` and `at_risk` are counts by cluster and time: [clusters, times]. Time by time, as the median mostly comes
+    early and what survives after it is not asked.
     """
-    squares = residuals[residuals != 0] ** 2
-    most = max(len(residuals) - 1, 1)
-    spread = float(squares @ squares) / float(squares.sum()) ** 2 - 1 / len(residuals) if len(squares) else 0.0
-    freedom = min(max(2 / spread, 1.0), most) if spread > 0 else most
-    return float(stats.t.ppf((1 + confidence) / 2, freedom))
+    medians, survival = np.full(resamples, math.inf), np.ones(resamples)
+    for begin in range(0, len(event_times), _TIMES_AT_ONCE):
+        part = slice(begin, begin + _TIMES_AT_ONCE)
+        columns = np.concatenate([events[:, part], at_risk[:, part]], axis=1).T
+        drawn = [column.drawn for column in resampled_columns(columns, resamples=resamples, seed=seed)]
+        half = len(drawn) // 2
+        for time, happened, risked in zip(event_times[part], drawn[:half], drawn[half:], strict=True):
+            hazard = np.divide(happened, risked, out=np.zeros(resamples), where=risked > 0)
+            survival *= 1.0 - hazard
+            # A product of fractions that equals a half may round above it.
+            medians[(survival <= 0.5 + 1e-12) & (medians == math.inf)] = time
+        if math.isfinite(medians.max()):
+            break
+    return medians
 
 
-def tails(confidence: float) -> tuple[float, float]:
-    """Probabilities below the two ends of an interval."""
-    return (1 - confidence) / 2, (1 + confidence) / 2
-
-
-@lru_cache(maxsize=4)
-def bootstrap_weights(n_clusters: int, resamples: int, seed: int) -> _Floats:
-    """How often each cluster is drawn in each resample: [resamples, clusters]. Kept, as cells share their problems."""
-    draws = np.random.default_rng([seed, 0]).integers(0, n_clusters, (resamples, n_clusters))
-    flat = (draws + n_clusters * np.arange(resamples)[:, np.newaxis]).ravel()
-    weights = np.bincount(flat, minlength=resamples * n_clusters).reshape(resamples, n_clusters).astype(np.float64)
-    weights.setflags(write=False)
-    return weights
-
-
-@lru_cache(maxsize=4)
-def _sampled_signs(n_clusters: int, resamples: int, seed: int) -> _Floats:
-    """Random signs: [resamples, clusters]."""
-    signs = 1.0 - 2.0 * np.random.default_rng([seed, 1]).integers(0, 2, (resamples, n_clusters)).astype(np.float64)
-    signs.setflags(write=False)
-    return signs
-
-
-@lru_cache(maxsize=MOST_EXACT_FLIPS + 1)
-def _all_signs(n_clusters: int) -> _Floats:
-    """All choices of signs in which the first is +: the other half mirrors them. [2^(clusters - 1), clusters]."""
-    bits = (np.arange(2 ** (n_clusters - 1))[:, np.newaxis] >> np.arange(n_clusters)) & 1
-    return np.roll(1.0 - 2.0 * bits.astype(np.float64), 1, axis=1)
-
-
-def _sign_flip_p(contributions: _Floats, resamples: int, seed: int) -> tuple[float, str]:
-    """The p-value, and how the flips were made: exact or sampled."""
-    # Rounding must not make a difference of a contribution that is 0, nor of two flips that tie.
-    rounding = 1e-9 * float(np.abs(contributions).max(initial=0.0))
-    other_than_zero = np.flatnonzero(np.abs(contributions) > rounding)
-    if len(other_than_zero) == 0:
-        return 1.0, "exact"
-    exact = len(other_than_zero) <= MOST_EXACT_FLIPS
-    signs = _all_signs(len(other_than_zero)) if exact else _sampled_signs(len(contributions), resamples, seed)
-    flipped = signs @ (contributions[other_than_zero] if exact else contributions)
-    as_extreme = int((np.abs(flipped) >= abs(float(contributions.sum())) - rounding).sum())
-    return (as_extreme / len(signs), "exact") if exact else ((1 + as_extreme) / (1 + resamples), "sampled")
-
-
-def _bootstrap_interval(sums: _Floats, confidence: float, resamples: int, seed: int) -> tuple[float, float] | None:
-    """Percentile interval of the difference of two ratios, from the sums n1, d1, n0, d0: [clusters, 4]."""
-    n1, d1, n0, d0 = (bootstrap_weights(len(sums), resamples, seed) @ sums).T
-    defined = (d1 > 0) & (d0 > 0)
-    if len(sums) < 2 or defined.mean() < _LEAST_DEFINED:
-        return None
-    differences = n1[defined] / d1[defined] - n0[defined] / d0[defined]
-    low, high = np.quantile(differences, tails(confidence))
-    if differences.max() - differences.min() < 1e-12:  # equal but for rounding
-        return float(low), float(low)
-    return float(low), float(high)
-
-
-def _survival(events: _Floats, at_risk: _Floats) -> _Floats:
-    """Kaplan-Meier survival after each event time: [resamples, times]."""
-    hazard = np.divide(events, at_risk, out=np.zeros_like(events), where=at_risk > 0)
-    return np.cumprod(1.0 - hazard, axis=1, dtype=np.float64)
-
-
-def _first_at_half(times: _Floats, survival: _Floats) -> _Floats:
-    """The first time at which at most half survives, infinite where it is not reached: [resamples]."""
-    reached = survival <= 0.5 + 1e-12  # a product of fractions that equals a half may round above it
-    return np.where(reached.any(axis=1), times[reached.argmax(axis=1)], np.float64(math.inf))
+def _first_at_half(times: _Floats, survival: _Floats) -> float:
+    """The first time at which at most half survives, infinite where it is not reached."""
+    reached = survival <= 0.5 + 1e-12
+    return float(times[reached.argmax()]) if reached.any() else math.inf

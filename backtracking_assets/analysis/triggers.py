@@ -33,8 +33,11 @@ def find_events(text: str, rules: Detection) -> list[Event]:
     A strict trigger wins over every relaxed one that it overlaps, so that the strict events do not depend on which
     relaxed triggers are listed. Takes time linear in the length of the text.
     """
-    strict = _events(text, rules.strict, "strict")
-    relaxed = _events(text, rules.relaxed, "relaxed")
+    return merged_events(_events(text, rules.strict, "strict"), _events(text, rules.relaxed, "relaxed"))
+
+
+def merged_events(strict: list[Event], relaxed: list[Event]) -> list[Event]:
+    """Events of both kinds in the order of their start, without the relaxed ones that overlap a strict one."""
     if not relaxed or not strict:
         return strict or relaxed
     starts = [event.start for event in strict]
@@ -75,6 +78,7 @@ def trigger_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
 
 
+@lru_cache(maxsize=64)
 def _longest_first(phrases: tuple[str, ...]) -> list[str]:
     """The order of a pattern's groups: a regular expression takes the first alternative that matches."""
     return sorted(phrases, key=len, reverse=True)
@@ -88,8 +92,9 @@ def _phrase_pattern(phrase: str) -> str:
 def _events(text: str, phrases: tuple[str, ...], kind: Literal["strict", "relaxed"]) -> list[Event]:
     if not phrases:
         return []
-    ordered = _longest_first(phrases)
-    return [
-        Event(ordered[(match.lastindex or 1) - 1], kind, match.start(), match.end())
-        for match in trigger_pattern(phrases).finditer(text)
-    ]
+    return [event_of(match, phrases, kind) for match in trigger_pattern(phrases).finditer(text)]
+
+
+def event_of(match: re.Match[str], phrases: tuple[str, ...], kind: Literal["strict", "relaxed"]) -> Event:
+    """The event that a match of `trigger_pattern` is."""
+    return Event(_longest_first(phrases)[(match.lastindex or 1) - 1], kind, match.start(), match.end())

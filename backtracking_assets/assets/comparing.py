@@ -1,13 +1,17 @@
 """The plan's cells against the baseline."""
 
+from collections.abc import Iterator, Sequence
+
 from backtracking_assets.analysis.comparisons import compare_cells
+from backtracking_assets.analysis.counts import CellRows
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.stored_cells import current_baseline, current_cells
+from backtracking_assets.assets.stored_cells import StoredCell, current_baseline, current_cells
 from backtracking_assets.assets.sweep_status import comparisons_status, family_size
 from backtracking_assets.errors import StorageError
 from backtracking_assets.fault_points import reached
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.storage.commits import write_comparisons
+from backtracking_assets.storage.sweep_queries import Wanted, counted
 
 
 def compare_plan(opened: OpenExperiment, run_id: str) -> None:
@@ -28,10 +32,10 @@ def compare_plan(opened: OpenExperiment, run_id: str) -> None:
         )
     if comparisons_status(opened).state == "current":
         return
-    planned = experiment.planned_cells()
-    cells = [cell.rows for cell in current_cells(opened, planned)]
+    current = current_cells(opened, experiment.planned_cells())
+    others = [cell for cell in current if cell.fingerprint != baseline.fingerprint]
     table = compare_cells(
-        cells,
+        counted_rows(opened, others),
         baseline.rows,
         problem_set_digest=opened.problem_set_digest,
         statistics=experiment.statistics,
@@ -41,3 +45,13 @@ def compare_plan(opened: OpenExperiment, run_id: str) -> None:
     )
     write_comparisons(opened.layout, table)
     reached("comparisons written")
+
+
+def counted_rows(opened: OpenExperiment, cells: Sequence[StoredCell]) -> Iterator[CellRows]:
+    """What measures count in, of each cell: a few reads of the store for all of them."""
+    pointing: dict[str, list[StoredCell]] = {}
+    for cell in cells:
+        pointing.setdefault(cell.fingerprint, []).append(cell)
+    wanted = Wanted(opened.problem_set_digest, opened.experiment.problems.samples)
+    for fingerprint, completions, detections in counted(opened.layout, [*pointing], opened.rules_digest, wanted):
+        yield from (CellRows(cell.cell, completions, detections) for cell in pointing[fingerprint])

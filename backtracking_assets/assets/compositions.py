@@ -26,7 +26,7 @@ def compose(opened: "OpenExperiment", layer_subset: str) -> Composition:
         WaitingError: the ranking or the means are not there yet.
         ExperimentError: the tokenizer writes no trigger.
     """
-    subset = opened.experiment.all_subsets()[layer_subset]
+    subset = opened.subsets[layer_subset]
     if isinstance(subset, TriggerLogits):
         return Composition(trigger_tokens=trigger_tokens(opened))
     derived = isinstance(subset, DerivedSubset)

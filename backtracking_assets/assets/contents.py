@@ -12,7 +12,7 @@ from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.equal_rate_contents import equal_rate_section
 from backtracking_assets.assets.imported_contents import published_section
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
-from backtracking_assets.assets.provenance import provenance, with_sources
+from backtracking_assets.assets.provenance import provenance, provenance_of_chunks, with_sources
 from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_cells import (
     StoredCell,
@@ -42,6 +42,7 @@ from backtracking_assets.reporting.contents import (
 )
 from backtracking_assets.reporting.positive_control_verdict import QUESTION as CONTROL_QUESTION
 from backtracking_assets.storage import queries
+from backtracking_assets.storage.sweep_queries import Wanted, generated
 
 _EXAMPLES_A_CELL = 3
 _SHOWN_OF_COMPLETIONS = ("text", "finish_reason")
@@ -132,7 +133,7 @@ def sweep_report(opened: OpenExperiment, run_id: str) -> SweepReport:
         examples=_sweep_examples(experiment, stored, baseline),
         cells_digest=cells_digest(stored),
         provenance=with_sources(
-            provenance(experiment, all_completions(stored), run_id, queries.chunk_sizes(opened.layout)),
+            provenance_of_chunks(experiment, _made_in(opened, stored), run_id, queries.chunk_sizes(opened.layout)),
             opened,
             {str(cell.cell): cell.fingerprint for cell in stored},
         ),
@@ -259,6 +260,11 @@ def _planned(opened: OpenExperiment, status: CellStatus, checks: tuple) -> Plann
         n_completions=0 if status.state in ("missing", "stale", "waiting") else status.n_completions,
         checks=checks if status.state == "done" else (),
     )
+
+
+def _made_in(opened: OpenExperiment, stored: Sequence[StoredCell]) -> pa.Table:
+    wanted = Wanted(opened.problem_set_digest, opened.experiment.problems.samples)
+    return generated(opened.layout, [cell.fingerprint for cell in stored], wanted)
 
 
 def all_completions(stored: Sequence[StoredCompletions]) -> pa.Table:

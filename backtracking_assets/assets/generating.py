@@ -22,7 +22,7 @@ from backtracking_assets.storage.archive import archived_keys, compact, verified
 from backtracking_assets.storage.chunks import Chunk
 from backtracking_assets.storage.commits import commit_condition, link_cell
 from backtracking_assets.storage.database import DEFAULT_WAIT
-from backtracking_assets.storage.input_commits import write_layer_subset, write_problem_set
+from backtracking_assets.storage.input_commits import Inputs, SubsetRow
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import generation_lock
@@ -354,11 +354,10 @@ def link_to_completions(opened: OpenExperiment, subject: Subject, fingerprint: s
     Raises:
         StorageError: see `commits.link_cell`.
     """
-    write_problem_set(opened.layout, list(opened.problems.values()))
+    row: SubsetRow | None = None
     if isinstance(subject, Cell):
-        subset = opened.experiment.all_subsets()[subject.layer_subset]
-        write_layer_subset(
-            opened.layout,
+        subset = opened.subsets[subject.layer_subset]
+        row = SubsetRow(
             subject.layer_subset,
             opened.composition(subject.layer_subset),
             control_of=opened.experiment.control_of(subject.layer_subset),
@@ -371,4 +370,5 @@ def link_to_completions(opened: OpenExperiment, subject: Subject, fingerprint: s
         problem_set_digest=opened.problem_set_digest,
         n_samples=opened.experiment.problems.samples,
         run_id=run_id,
+        inputs=Inputs(tuple(opened.problems.values()), row),
     )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.compositions import MEANS, means_digest_of
 from backtracking_assets.assets.continuing import continuation_digest, stored_summaries
 from backtracking_assets.assets.open_experiment import OpenExperiment
@@ -43,7 +42,7 @@ def held_cells(opened: OpenExperiment) -> dict[Cell, HeldCell]:
     rows = queries.cells(opened.layout).to_pylist()
     measured, broken = queries.measured_by(opened.layout), _broken(opened)
     baseline = current_baseline(opened)
-    subsets = opened.experiment.all_subsets()
+    subsets = opened.subsets
     held = {}
     for row in rows:
         stored = stored_row(opened, row)
@@ -86,7 +85,7 @@ def _assets(
     current = current and stored.detected
     yield "detections", Held(stored.version(), current)
     if statistics is not None:
-        asked = statistics_digest(stored.opened.experiment.statistics)
+        asked = stored.opened.statistics_digest
         current = current and statistics == asked and (stored.cell, "metrics") not in broken
         yield "metrics", Held(stored.metrics_version(statistics), current)
         page = page_version(report_path(stored.opened, stored.cell))

@@ -66,10 +66,11 @@ def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[Stored
 def _read(stored: _Stored, run_id: str) -> tuple[_Stored, list[CheckOutcome]]:
     opened, subject = stored.opened, stored.subject
     found = detect(stored.completions, opened.problems, opened.experiment.detection, run_id=run_id)
-    write_detections(opened.layout, found, cell=subject, rules=rules_document(opened.experiment.detection))
-    reached("detections written", str(subject))
     outcomes = detection_checks(opened.experiment.checks, found)
-    write_checks(opened.layout, checks_table(subject, asset_of(stored, "detections"), outcomes, run_id))
+    checks = checks_table(subject, asset_of(stored, "detections"), outcomes, run_id)
+    rules = rules_document(opened.experiment.detection)
+    write_detections(opened.layout, found, cell=subject, rules=rules, checks=checks)
+    reached("detections written", str(subject))
     return stored.read_as(found), outcomes
 
 
@@ -98,8 +99,8 @@ def _facts(stored: Stored, run_id: str) -> Mapping[str, Any]:
 
 def _store_metrics(stored: Stored, table: pa.Table, run_id: str, *, is_baseline: bool) -> list[CheckOutcome]:
     opened, subject = stored.opened, stored.subject
-    write_metrics(opened.layout, table, statistics=statistics_document(opened.experiment.statistics))
-    reached("metrics written", str(subject))
     outcomes = metric_checks(opened.experiment.checks, table, is_baseline=is_baseline)
-    write_checks(opened.layout, checks_table(subject, asset_of(stored, "metrics"), outcomes, run_id))
+    checks = checks_table(subject, asset_of(stored, "metrics"), outcomes, run_id)
+    write_metrics(opened.layout, table, statistics=statistics_document(opened.experiment.statistics), checks=checks)
+    reached("metrics written", str(subject))
     return outcomes

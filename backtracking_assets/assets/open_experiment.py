@@ -5,14 +5,16 @@ from functools import cached_property
 from typing import Any
 
 from backtracking_assets.analysis.detection import rules_digest
+from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.checkpoint_watch import refuse_other_checkpoint
 from backtracking_assets.assets.compositions import compose
 from backtracking_assets.conditions import Composition, Condition, Intervention, digest, problem_set_digest
 from backtracking_assets.errors import WaitingError
 from backtracking_assets.experiment import Experiment
+from backtracking_assets.layer_subsets import Subset
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, inspect, locate
 from backtracking_assets.plan import BASELINE_SCALE
-from backtracking_assets.problems import held_out_problems, load_problems
+from backtracking_assets.problems import load_problems, problems_of_means
 from backtracking_assets.records import Cell, Problem
 from backtracking_assets.storage.layout import StoreLayout
 
@@ -28,6 +30,7 @@ class OpenExperiment:
         self.layout = layout or StoreLayout(experiment.outputs_dir())
         self._download = download
         self._compositions: dict[str, Composition] = {}
+        self._conditions: dict[Cell, Condition] = {}
 
     @cached_property
     def problems(self) -> Mapping[str, Problem]:
@@ -49,6 +52,15 @@ class OpenExperiment:
     @cached_property
     def rules_digest(self) -> str:
         return rules_digest(self.experiment.detection)
+
+    @cached_property
+    def statistics_digest(self) -> str:
+        return statistics_digest(self.experiment.statistics)
+
+    @cached_property
+    def subsets(self) -> Mapping[str, Subset]:
+        """All subsets by name. `Experiment.all_subsets` draws the random ones anew at each call."""
+        return self.experiment.all_subsets()
 
     @cached_property
     def sampling_digest(self) -> str:
@@ -102,7 +114,9 @@ class OpenExperiment:
         """
         if cell.scale == BASELINE_SCALE:
             return self.baseline
-        return self._condition(self.composition(cell.layer_subset).at(cell.scale))
+        if cell not in self._conditions:
+            self._conditions[cell] = self._condition(self.composition(cell.layer_subset).at(cell.scale))
+        return self._conditions[cell]
 
     def condition_if_known(self, cell: Cell) -> Condition | None:
         """The condition of a cell; None while its subset waits for what it is made of."""
@@ -155,7 +169,7 @@ class _HeldOut(OpenExperiment):
 
     @cached_property
     def problems(self) -> Mapping[str, Problem]:
-        found = held_out_problems(self._asked, download=self._download)
+        found = problems_of_means(self._asked, download=self._download)
         return {problem.problem_id: problem for problem in found}
 
 

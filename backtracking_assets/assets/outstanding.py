@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backtracking_assets.analysis.detection import rules_document
-from backtracking_assets.analysis.statistics_settings import statistics_digest, statistics_document
+from backtracking_assets.analysis.statistics_settings import statistics_document
 from backtracking_assets.assets.changes import (
     changed_texts,
     condition_changes,
@@ -147,7 +147,7 @@ def _rules_changes(found: Found, row: Row) -> list[str]:
 
 def _statistics_changes(found: Found) -> list[str]:
     statistics = found.opened.experiment.statistics
-    if found.measured_by in (None, statistics_digest(statistics)):
+    if found.measured_by in (None, found.opened.statistics_digest):
         return []
     return statistics_changes(found.held.settings.get(found.measured_by), statistics_document(statistics))
 

@@ -1,5 +1,6 @@
 """Where results come from: versions, commit, devices and the command that makes them again."""
 
+import math
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from backtracking_assets.experiment_file import experiment_names
 from backtracking_assets.places import PROJECT_ROOT
 from backtracking_assets.reporting.contents import Provenance
 from backtracking_assets.reporting.formats import join_names, plural
+from backtracking_assets.storage.sweep_queries import GENERATED
 
 _DECIDING_PACKAGES = ("backtracking-assets", "torch", "transformers", "tokenizers", "math-verify", "dagster", "duckdb")
 
@@ -30,18 +32,41 @@ def provenance(
         chunk_sizes: how many completions each chunk has, by its id.
         arguments: what follows `backtracking sweep EXPERIMENT` in the command that makes them again.
     """
-    times = completions["generated_at"].to_pylist()
+    return provenance_of_chunks(experiment, _chunks(completions), run_id, chunk_sizes, arguments)
+
+
+def provenance_of_chunks(
+    experiment: Experiment, chunks: pa.Table, run_id: str, chunk_sizes: Mapping[str, int], arguments: str = ""
+) -> Provenance:
+    """`provenance`, given how the completions were made as `sweep_queries.generated` tells it."""
     name = experiment.name if experiment.name in experiment_names() else str(experiment.source)
     return Provenance(
-        run_ids=tuple(dict.fromkeys(filter(None, [run_id, *sorted(set(completions["run_id"].to_pylist()))]))),
-        devices=tuple(sorted(set(completions["device"].to_pylist()))),
+        run_ids=tuple(dict.fromkeys(filter(None, [run_id, *sorted(set(chunks["run_id"].to_pylist()))]))),
+        devices=tuple(sorted(set(chunks["device"].to_pylist()))),
         versions=versions(),
         commit=commit(),
         command=f"backtracking sweep {name} {arguments}".rstrip(),
-        generated_from=min(times, default=None),
-        generated_until=max(times, default=None),
-        tokens_per_second=tokens_per_second(completions),
-        remarks=tuple(_remarks(completions, chunk_sizes)),
+        generated_from=min(chunks["generated_from"].to_pylist(), default=None),
+        generated_until=max(chunks["generated_until"].to_pylist(), default=None),
+        tokens_per_second=_speed(chunks),
+        remarks=tuple(_remarks(chunks, chunk_sizes)),
+    )
+
+
+def _chunks(completions: pa.Table) -> pa.Table:
+    """The columns `sweep_queries.GENERATED` from rows of `records.COMPLETIONS`."""
+    return (
+        completions.group_by(["fingerprint", "chunk_id", "device", "run_id", "batch_rows"])
+        .aggregate(
+            [
+                ("n_tokens", "count"),
+                ("n_tokens", "sum"),
+                ("chunk_seconds", "max"),
+                ("generated_at", "min"),
+                ("generated_at", "max"),
+            ]
+        )
+        .rename_columns(list(GENERATED))
     )
 
 
@@ -74,18 +99,19 @@ def _host(opened: OpenExperiment) -> str:
     return f"{facts['cpu']}, {plural(facts['cpu_cores'], 'core')}, {facts['memory_gib']:g} GiB, {facts['system']}"
 
 
-def _remarks(completions: pa.Table, chunk_sizes: Mapping[str, int]) -> Iterator[str]:
-    devices = sorted(set(completions["device"].to_pylist()))
+def _remarks(chunks: pa.Table, chunk_sizes: Mapping[str, int]) -> Iterator[str]:
+    devices = sorted(set(chunks["device"].to_pylist()))
     if len(devices) > 1:
         yield (
             f"The completions were made on {len(devices)} kinds of device, {join_names(devices)}: last bits differ "
             "between them, so differences between completions are not of the layers alone."
         )
-    batched = zip(completions["chunk_id"].to_pylist(), completions["batch_rows"].to_pylist(), strict=True)
-    smaller = [chunk for chunk, rows in batched if rows is not None and rows < chunk_sizes[chunk]]
+    batched = zip(*(chunks[name].to_pylist() for name in ("chunk_id", "batch_rows", "n_completions")), strict=True)
+    smaller = [(chunk, n) for chunk, rows, n in batched if rows is not None and rows < chunk_sizes[chunk]]
     if smaller:
+        n_completions, n_chunks = sum(n for _, n in smaller), len({chunk for chunk, _ in smaller})
         yield (
-            f"{plural(len(smaller), 'completion')} in {plural(len(set(smaller)), 'chunk')} were computed in smaller "
+            f"{plural(n_completions, 'completion')} in {plural(n_chunks, 'chunk')} were computed in smaller "
             "batches than their chunk, which did not fit into the device's memory; last bits may differ from those of "
             "a whole chunk."
         )
@@ -93,11 +119,15 @@ def _remarks(completions: pa.Table, chunk_sizes: Mapping[str, int]) -> Iterator[
 
 def tokens_per_second(completions: pa.Table) -> float | None:
     """Generated tokens over the wall time of the chunks they were made in; None where there are none."""
-    if completions.num_rows == 0:
+    return _speed(_chunks(completions))
+
+
+def _speed(chunks: pa.Table) -> float | None:
+    if chunks.num_rows == 0:
         return None
-    seconds = completions.group_by(["fingerprint", "chunk_id"]).aggregate([("chunk_seconds", "max")])
-    total = sum(seconds["chunk_seconds_max"].to_pylist())
-    return sum(completions["n_tokens"].to_pylist()) / total if total else None
+    seconds = chunks.group_by(["fingerprint", "chunk_id"]).aggregate([("chunk_seconds", "max")])
+    total = math.fsum(seconds["chunk_seconds_max"].to_pylist())
+    return sum(chunks["n_tokens"].to_pylist()) / total if total else None
 
 
 @cache

@@ -17,7 +17,7 @@ from backtracking_assets.assets.stored_variants import (
     StoredVariant,
     current_variant,
     detected_variant,
-    held_out_problems,
+    problems_outside_sweep,
 )
 from backtracking_assets.conditions import digest
 from backtracking_assets.errors import ExperimentError, StorageError
@@ -84,7 +84,7 @@ def held_out_baseline(opened: OpenExperiment) -> HeldOut:
         raise StorageError(
             f"Prompt variant {name} fails a check that must hold, so its events are not looked at; see its checks."
         )
-    held_out = held_out_problems(opened)
+    held_out = problems_outside_sweep(opened)
     of_held_out = pc.field("problem_id").isin(list(held_out))
     return HeldOut(stored, stored.completions.filter(of_held_out), stored.detections.filter(of_held_out), len(held_out))
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_completions import StoredCompletions
 from backtracking_assets.conditions import Condition, digest
@@ -45,8 +44,7 @@ class StoredCell(StoredCompletions):
 
     def page_version(self, baseline: "StoredCell | None") -> str:
         """Digest of what the cell's page shows beside this baseline, or beside the word that there is none."""
-        statistics = statistics_digest(self.opened.experiment.statistics)
-        return digest([self.version(), statistics, None if baseline is None else baseline.version()])
+        return digest([self.version(), self.opened.statistics_digest, None if baseline is None else baseline.version()])
 
 
 def linked_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
@@ -110,7 +108,7 @@ def baseline_among(
     opened: OpenExperiment, rows: Mapping[Cell, dict], checks: Mapping[Cell, Iterable[CheckOutcome]]
 ) -> StoredCell | None:
     """`current_baseline`, given the rows of the table of cells and the outcomes of checks."""
-    at_one = [Cell(name, BASELINE_SCALE) for name in opened.experiment.all_subsets()]
+    at_one = [Cell(name, BASELINE_SCALE) for name in opened.subsets]
     found = current_among(opened, at_one, rows)
     return next((stored for stored in found if not failed(checks.get(stored.cell, ()))), None)
 
@@ -122,7 +120,7 @@ def failed(outcomes: Iterable[CheckOutcome]) -> list[CheckOutcome]:
 
 def measured_cells(opened: OpenExperiment) -> set[Cell]:
     """Cells whose metrics are computed by the statistics of the experiment file as it is now."""
-    wanted = statistics_digest(opened.experiment.statistics)
+    wanted = opened.statistics_digest
     return {cell for cell, by in queries.measured_by(opened.layout).items() if by == wanted}
 
 
@@ -151,11 +149,11 @@ def outcomes_by(
     rows: Iterable[Mapping[str, Any]], subject_of: Callable[[Mapping[str, Any]], _Subject]
 ) -> dict[_Subject, tuple[CheckOutcome, ...]]:
     """Rows of a table of checks as outcomes by what they are of."""
-    found: dict[_Subject, tuple[CheckOutcome, ...]] = {}
+    found: dict[_Subject, list[CheckOutcome]] = {}
     for row in rows:
         outcome = CheckOutcome(row["name"], row["passed"], row["severity"], row["description"])
-        found[subject_of(row)] = (*found.get(subject_of(row), ()), outcome)
-    return found
+        found.setdefault(subject_of(row), []).append(outcome)
+    return {subject: tuple(outcomes) for subject, outcomes in found.items()}
 
 
 def stored_row(opened: OpenExperiment, row: dict) -> StoredCell:

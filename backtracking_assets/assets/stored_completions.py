@@ -6,7 +6,6 @@ from typing import Self
 
 import pyarrow as pa
 
-from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import digest
 from backtracking_assets.storage import queries
@@ -65,7 +64,7 @@ class StoredCompletions:
 
     def metrics_version(self, statistics: str | None = None) -> str:
         """Digest of what the rates are computed from and by which statistics: those of the experiment file."""
-        return digest([self.version(), statistics or statistics_digest(self.opened.experiment.statistics)])
+        return digest([self.version(), statistics or self.opened.statistics_digest])
 
     def is_asked_for(self, fingerprint: str) -> bool:
         """Whether these are the completions that the experiment file asks for now, of the condition given."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import StoredCell, failed, outcomes_by
 from backtracking_assets.assets.stored_completions import StoredCompletions
@@ -58,7 +57,7 @@ def variants_of(experiment: Experiment) -> tuple[Variant, ...]:
     return tuple(Variant(name) for name in names)
 
 
-def held_out_problems(opened: OpenExperiment) -> dict[str, Problem]:
+def problems_outside_sweep(opened: OpenExperiment) -> dict[str, Problem]:
     """The problems of phase 1 that the sweep does not use, by id, in the order in which they are asked.
 
     Raises:
@@ -156,7 +155,7 @@ def measured_variants(opened: OpenExperiment) -> dict[Variant, str]:
 
 def is_measured(stored: StoredVariant) -> bool:
     """Whether the variant's metrics are computed by the statistics of the experiment file as it is now."""
-    wanted = statistics_digest(stored.opened.experiment.statistics)
+    wanted = stored.opened.statistics_digest
     return measured_variants(stored.opened).get(stored.variant) == wanted
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from backtracking_assets.analysis.statistics_settings import statistics_digest
 from backtracking_assets.assets.continuing import stored_digest
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import cells_shown, has_version, sweep_report_path
@@ -16,6 +15,7 @@ from backtracking_assets.assets.stored_cells import (
     outcomes_by_cell,
 )
 from backtracking_assets.conditions import digest
+from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.storage.imported_runs import imported_digests
 from backtracking_assets.storage.overview import Comparison, Overview
@@ -97,11 +97,12 @@ def _comparisons(opened: OpenExperiment, held: Overview) -> ResultStatus:
 
 def _wanted_comparisons(opened: OpenExperiment, held: Overview) -> list[Comparison]:
     """What comparisons of the cells as they are now would be computed from; none without a baseline."""
-    baseline = baseline_among(opened, held.cells, outcomes_by_cell(held.checks))
+    at_one = outcomes_by_cell(row for row in held.checks if row["scale"] == BASELINE_SCALE)
+    baseline = baseline_among(opened, held.cells, at_one)
     if baseline is None:
         return []
     planned = opened.experiment.planned_cells()
-    statistics, n_comparisons = statistics_digest(opened.experiment.statistics), family_size(opened, baseline)
+    statistics, n_comparisons = opened.statistics_digest, family_size(opened, baseline)
     return [
         Comparison(
             cell=stored.cell,

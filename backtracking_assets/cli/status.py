@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +16,9 @@ from backtracking_assets.assets.sweep_status import ResultStatus, SweepStatus, s
 from backtracking_assets.assets.variant_status import VariantStatus, variants_status
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.reporting.text import visible
+
+_LONGEST_TABLE = 200
+"""Cells that are shown a row each."""
 
 _STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "missing": "dim", "waiting": "cyan"}
 
@@ -43,10 +46,11 @@ def show_status(name: str, as_json: bool, console: Console) -> None:
     table = Table(title=f"{experiment.name}: {len(found.cells)} planned cells", title_justify="left")
     for column in ("layer subset", "scale", "state", "completions", "why", "next sweep"):
         table.add_column(column, justify="right" if column in ("scale", "completions") else "left")
-    for status in found.cells:
+    for rows in _folded(found.cells):
+        status = rows[0]
         table.add_row(
             escape(status.cell.layer_subset),
-            f"{status.cell.scale:g}",
+            ", ".join(f"{row.cell.scale:g}" for row in rows),
             status.state,
             f"{status.n_completions} of {status.n_planned}",
             escape(visible(status.reason)),
@@ -66,6 +70,17 @@ def show_status(name: str, as_json: bool, console: Console) -> None:
     if variants:
         console.print(f"Prompt variants: {_counted(variants)}.")
     console.print(f"{_counted(found.cells)}.")
+
+
+def _folded(statuses: Sequence[CellStatus]) -> list[list[CellStatus]]:
+    """The cells of each row: one, and in a long plan those of one subset of which the same is to be said."""
+    if len(statuses) <= _LONGEST_TABLE:
+        return [[status] for status in statuses]
+    rows: dict[CellStatus, list[CellStatus]] = {}
+    for status in statuses:
+        alike = replace(status, cell=replace(status.cell, scale=0.0), version="")
+        rows.setdefault(alike, []).append(status)
+    return list(rows.values())
 
 
 def _variants_table(name: str, variants: list[VariantStatus]) -> Table:

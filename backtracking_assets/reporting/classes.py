@@ -11,13 +11,14 @@ from backtracking_assets.reporting.contents import ClassRules, SweepReport
 from backtracking_assets.reporting.formats import NOT_MEASURED, format_difference, format_measurement, plural
 from backtracking_assets.reporting.measured import SweepIndex
 from backtracking_assets.reporting.page import Picture, embed
+from backtracking_assets.reporting.shown_subsets import shown_note, shown_subsets
 
 SHARES = ("genuine_share", "silent_share", "filler_share")
 
 
 def class_section(report: SweepReport, index: SweepIndex) -> dict[str, Any]:
     """The values of the section: the figure, the table of shares, and what is known of the rules."""
-    rows = _figure_rows(report, index)
+    rows, note = _figure_rows(report, index), shown_note(index)
     rules = report.class_rules
     return {
         "picture": Picture(
@@ -25,7 +26,9 @@ def class_section(report: SweepReport, index: SweepIndex) -> dict[str, Any]:
             narrow=embed(class_bars(rows, narrow=True)),
             alt="Stacked bars: the share of each class of completions, at the baseline and for every subset at its "
             "lowest scale. The table gives the figures.",
-            caption="Every completion has one class. The baseline, then every subset at its lowest scale.",
+            caption="Every completion has one class. The baseline, then every subset at its lowest scale."
+            if not note
+            else f"Every completion has one class. The baseline, then targeted subsets at their lowest scale.{note}",
         ),
         "columns": [MEASURES[name].label for name in SHARES],
         "rows": _table_rows(report, index),
@@ -103,7 +106,9 @@ def _lowest(report: SweepReport) -> list[Cell]:
 
 def _figure_rows(report: SweepReport, index: SweepIndex) -> list[Row]:
     rows: list[Row] = [("baseline", index.baseline)]
-    for cell in _lowest(report):
+    shown = shown_subsets(index)
+    part = [cell for cell in _lowest(report) if len(shown) == len(index.targeted()) or cell.layer_subset in shown]
+    for cell in part:
         rows.append((str(cell), lambda name, cell=cell: index.value(cell, name)))
     return rows
 

@@ -11,6 +11,7 @@ from backtracking_assets.reporting.drawing import NARROW, WIDE, draw_point, note
 from backtracking_assets.reporting.formats import format_interval, format_number, join_names
 from backtracking_assets.reporting.labels import PointLabel, place_labels
 from backtracking_assets.reporting.measured import Measurement, SweepIndex, index_sweep
+from backtracking_assets.reporting.shown_subsets import shown_subsets
 from backtracking_assets.reporting.style import INK, MUTED, house_style, series_style, text_color
 from backtracking_assets.reporting.tables import Column, TextTable
 
@@ -98,7 +99,7 @@ def equal_rate_figure(report: SweepReport, narrow: bool = False) -> Figure:
     """
     index = index_sweep(report)
     baseline = (index.baseline(index.primary.name), index.baseline("accuracy"))
-    paths = {name: _path(index, name) for name in (*index.targeted(), TRIGGER_LOGITS)}
+    paths = {name: _path(index, name) for name in (*shown_subsets(index), TRIGGER_LOGITS)}
     if not paths[TRIGGER_LOGITS]:
         return note_figure(f"No cell of {TRIGGER_LOGITS} has been measured yet.", narrow)
     figure = Figure(figsize=(NARROW, 4.2) if narrow else (WIDE, 4.6), layout="constrained")

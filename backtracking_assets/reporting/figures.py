@@ -41,6 +41,7 @@ from backtracking_assets.reporting.measured import (
     measurements,
     primary_measure,
 )
+from backtracking_assets.reporting.shown_subsets import shown_subsets
 from backtracking_assets.reporting.style import INK, MUTED, house_style, series_style, text_color
 
 _MAX_WHISKERS = 5
@@ -59,7 +60,9 @@ def subset_bars(report: SweepReport, narrow: bool = False) -> Figure:
     index = index_sweep(report)
     lowest = index.lowest_scale
     cells = (
-        [] if lowest is None else [cell for name in index.targeted() if (cell := Cell(name, lowest)) in index.planned]
+        []
+        if lowest is None
+        else [cell for name in shown_subsets(index) if (cell := Cell(name, lowest)) in index.planned]
     )
     if not cells:
         return note_figure("No targeted subset is planned below scale 1.", narrow)
@@ -92,7 +95,7 @@ def dose_response(report: SweepReport, metric: str | None = None, narrow: bool =
     """
     index = index_sweep(report)
     measure = index.primary if metric is None else primary_measure(metric)
-    names = index.targeted()
+    names = shown_subsets(index)
     if not names:
         return note_figure("No targeted subset is planned.", narrow)
     columns = min(len(names), 2 if narrow else 5)
@@ -127,7 +130,7 @@ def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> 
     """The primary measure against accuracy, a point with both intervals for every measured cell.
 
     The points of one subset are joined in the order of their scales, from the baseline on; a number beside a point is
-    its scale.
+    its scale. Where not all targeted subsets are shown, those that are not and all controls are small dots.
     """
     index = index_sweep(report)
     accuracy = MEASURES["accuracy"]
@@ -141,7 +144,8 @@ def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> 
     axes.grid(True)
     axes.set(xlabel=accuracy.label, ylabel=index.primary.label)
     labels: list[PointLabel] = []
-    for position, name in enumerate(index.targeted()):
+    shown, n_targeted = shown_subsets(index), len(index.targeted())
+    for position, name in enumerate(shown):
         color, marker = series_style(position)
         own = sorted((cell for cell in points if cell.layer_subset == name), key=lambda cell: -cell.scale)
         path = [_place(pair) for pair in (baseline, *(points[cell] for cell in own)) if pair is not None]
@@ -151,12 +155,15 @@ def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> 
             _draw_pair(axes, points[cell], color, marker, size=7 if is_last else 4.5, alpha=1 if is_last else 0.6)
             text = f"{name} {cell.scale:g}" if is_last else f"{cell.scale:g}"
             labels.append(PointLabel(text, *_place(points[cell]), text_color(color), needed=is_last))
-    for control in index.controls():
+    if len(shown) < n_targeted:
+        others = [_place(pair) for cell, pair in points.items() if cell.layer_subset not in shown]
+        axes.plot(*zip(*others, strict=True), ".", color=MUTED, markersize=3, alpha=0.5, zorder=0.8)
+    for control in index.controls() if len(shown) == n_targeted else ():
         if control.cell in points:
             _draw_pair(axes, points[control.cell], MUTED, control_marker(index, control), size=5.5, alpha=0.8)
             text = control.cell.layer_subset.partition("_of_")[0]
             labels.append(PointLabel(text, *_place(points[control.cell]), MUTED))
-    drawn = [*points.values()]
+    drawn = [pair for cell, pair in points.items() if len(shown) == n_targeted or cell.layer_subset in shown]
     if baseline is not None:
         _draw_pair(axes, baseline, INK, "D", size=7, alpha=1)
         labels.append(PointLabel("baseline", *_place(baseline), INK))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[t
     renderer = canvas.get_renderer()
     scale = figure.dpi / 72
     frame = axes.get_window_extent(renderer)
-    taken = [_around(_pixels(axes, *point), 2 * scale) for point in obstacles]
+    taken = _Taken([_around(_pixels(axes, *point), 2 * scale) for point in obstacles])
     dropped = 0
     for label in labels:
         text = axes.annotate(
@@ -60,18 +61,15 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[t
         box = text.get_window_extent(renderer)
         anchor = _pixels(axes, label.x, label.y)
         offsets = [_offset(box, angle, distance * scale) for distance in _DISTANCES for angle in _DIRECTIONS]
-        free = [
-            (number, offset)
-            for number, offset in enumerate(offsets if label.needed else offsets[:_N_NEAR])
-            if _is_free(box.translated(*offset), frame, taken)
-        ]
-        if not free and not label.needed:
+        tried = enumerate(offsets if label.needed else offsets[:_N_NEAR])
+        free = next((found for found in tried if _is_free(box.translated(*found[1]), frame, taken)), None)
+        if free is None and not label.needed:
             text.remove()
             dropped += 1
             continue
-        number, offset = free[0] if free else (0, offsets[0])
+        number, offset = free or (0, offsets[0])
         text.set_position((offset[0] / scale, offset[1] / scale))
-        taken.append(box.translated(*offset))
+        taken.add(box.translated(*offset))
         if _DISTANCES[number // len(_DIRECTIONS)] >= _LEADER_FROM:
             end_x, end_y = _nearest_edge(box.translated(*offset), anchor)
             axes.annotate(
@@ -102,9 +100,25 @@ def _offset(box: Bbox, angle: float, distance: float) -> tuple[float, float]:
     )
 
 
-def _is_free(box: Bbox, frame: Bbox, taken: Sequence[Bbox]) -> bool:
+class _Taken:
+    """Boxes that are taken, kept as numbers: thousands are asked about for each label."""
+
+    def __init__(self, boxes: Sequence[Bbox]) -> None:
+        self._corners = np.array([box.extents for box in boxes]).reshape(-1, 4)
+
+    def add(self, box: Bbox) -> None:
+        self._corners = np.vstack([self._corners, box.extents])
+
+    def overlap(self, box: Bbox) -> bool:
+        """Whether any of them overlaps the box; one that only touches it does."""
+        left, low, right, high = self._corners.T
+        x0, y0, x1, y1 = box.extents
+        return bool(((left <= x1) & (right >= x0) & (low <= y1) & (high >= y0)).any())
+
+
+def _is_free(box: Bbox, frame: Bbox, taken: _Taken) -> bool:
     inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-    return inside and not any(box.overlaps(other) for other in taken)
+    return inside and not taken.overlap(box)
 
 
 def _nearest_edge(box: Bbox, point: tuple[float, float]) -> tuple[float, float]:

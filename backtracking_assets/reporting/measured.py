@@ -1,5 +1,6 @@
 """Looking measured values up by cell and measure, and what follows from two of them."""
 
+import weakref
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -208,6 +209,18 @@ def index_sweep(report: SweepReport) -> SweepIndex:
     Raises:
         ValueError: a frame has two rows of one cell and measure, or the primary measure does not exist.
     """
+    if _latest and _latest[0][0]() is report:
+        return _latest[0][1]
+    index = _indexed(report)
+    _latest[:] = [(weakref.ref(report), index)]
+    return index
+
+
+_latest: list[tuple["weakref.ref[SweepReport]", SweepIndex]] = []
+"""The report that was indexed last: each of a page's figures asks for the same index."""
+
+
+def _indexed(report: SweepReport) -> SweepIndex:
     scales = [planned.cell.scale for planned in report.cells if planned.cell.scale != BASELINE_SCALE]
     return SweepIndex(
         primary=primary_measure(report.primary_measure),

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO, StringIO
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+
+_Canvas = TypeVar("_Canvas", FigureCanvasAgg, FigureCanvasSVG)
 
 INK = "#1f2328"
 MUTED = "#6b7280"
@@ -74,8 +78,13 @@ def text_color(color: str) -> str:
 @house_style()
 def to_png(figure: Figure, dots_per_inch: int = 192) -> bytes:
     """A PNG file without time or software version; 192 dots per inch are sharp on a screen of twice the density."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch, metadata={"Software": None})
+    buffer, before = BytesIO(), figure.dpi
+    figure.dpi = dots_per_inch
+    try:
+        with _laid_out(figure, FigureCanvasAgg(figure)) as canvas:
+            canvas.print_png(buffer, metadata={"Software": None})
+    finally:
+        figure.dpi = before
     return buffer.getvalue()
 
 
@@ -83,5 +92,19 @@ def to_png(figure: Figure, dots_per_inch: int = 192) -> bytes:
 def to_svg(figure: Figure) -> str:
     """An SVG document without time or software version, its text drawn as paths."""
     buffer = StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with _laid_out(figure, FigureCanvasSVG(figure)) as canvas:
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+@contextmanager
+def _laid_out(figure: Figure, canvas: _Canvas) -> Iterator[_Canvas]:
+    """A figure with its layout computed and then kept: `savefig` draws everything a second time to trigger it."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    try:
+        yield canvas
+    finally:
+        figure.set_layout_engine(engine)

@@ -6,7 +6,7 @@ from typing import Any
 
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.reporting.classes import class_section
-from backtracking_assets.reporting.contents import CheckOutcome, ContinuationSection, SweepReport
+from backtracking_assets.reporting.contents import CheckOutcome, ContinuationSection, PlannedCell, SweepReport
 from backtracking_assets.reporting.continuation import continuation_answer, continuation_limits, continuation_table
 from backtracking_assets.reporting.continuation_figure import continuation_figure
 from backtracking_assets.reporting.control_ranks import control_table
@@ -24,6 +24,7 @@ from backtracking_assets.reporting.measured import SweepIndex, index_sweep
 from backtracking_assets.reporting.page import Picture, embed, failed_checks, render_page
 from backtracking_assets.reporting.published import published_values
 from backtracking_assets.reporting.shared_noise import shared_noise_summary, shared_noise_table
+from backtracking_assets.reporting.shown_subsets import shown_note, shown_subsets
 from backtracking_assets.reporting.tables import result_table
 
 
@@ -71,7 +72,7 @@ def render_sweep_report(report: SweepReport) -> str:
         subsets=_subset_rows(report, index),
         has_steps=index.baseline("wrong_step_share") is not None and index.primary.needs_steps,
         control_ranks=control_table(index),
-        equal_rate=_equal_rate(report),
+        equal_rate=_equal_rate(report, index),
         noise_table=shared_noise_table(index),
         noise_summary=shared_noise_summary(index),
         warned=warned,
@@ -106,7 +107,7 @@ def _continuation(section: ContinuationSection) -> dict[str, Any]:
     }
 
 
-def _equal_rate(report: SweepReport) -> dict[str, Any]:
+def _equal_rate(report: SweepReport, index: SweepIndex) -> dict[str, Any]:
     """The values of the section on the comparison at equal rate."""
     results = report.equal_rate.results
     shown: dict[str, Any] = {"absent_because": report.equal_rate.absent_because, "sentences": [], "picture": None}
@@ -120,7 +121,7 @@ def _equal_rate(report: SweepReport) -> dict[str, Any]:
             alt="Lines: accuracy against the rate of triggers, of the control and of each targeted subset over their "
             "scales. The table gives the figures at equal rate.",
             caption="The heavy line is the control. A subset on it does to accuracy what saying the word less often "
-            "does by itself; the number beside a point is its scale.",
+            f"does by itself; the number beside a point is its scale.{shown_note(index)}",
         ),
         "table": equal_rate_table(results),
     }
@@ -129,8 +130,7 @@ def _equal_rate(report: SweepReport) -> dict[str, Any]:
 def missing_cells(report: SweepReport) -> list[str]:
     """One line for each subset whose cells are not all done: which scales are missing and which are part done."""
     lines: list[str] = []
-    for name in dict.fromkeys(planned.cell.layer_subset for planned in report.cells):
-        own = [planned for planned in report.cells if planned.cell.layer_subset == name]
+    for name, own in _by_subset(report).items():
         missing = [f"{planned.cell.scale:g}" for planned in own if planned.status == "missing"]
         part = [
             f"{planned.cell.scale:g} ({planned.n_completions:,} of {report.study.completions_per_cell:,} completions)"
@@ -144,9 +144,16 @@ def missing_cells(report: SweepReport) -> list[str]:
     return lines
 
 
+def _by_subset(report: SweepReport) -> dict[str, list[PlannedCell]]:
+    found: dict[str, list[PlannedCell]] = {}
+    for planned in report.cells:
+        found.setdefault(planned.cell.layer_subset, []).append(planned)
+    return found
+
+
 def _pictures(report: SweepReport, index: SweepIndex) -> list[Picture]:
     primary, strict = index.primary, MEASURES["strict_rate"]
-    n_targeted = plural(len(index.targeted()), "targeted subset")
+    n_targeted, note = plural(len(shown_subsets(index)), "targeted subset"), shown_note(index)
     measures = join_names(measure.label for measure in dict.fromkeys((primary, strict)))
     pictures = [
         Picture(
@@ -154,8 +161,9 @@ def _pictures(report: SweepReport, index: SweepIndex) -> list[Picture]:
             narrow=embed(subset_bars(report, narrow=True)),
             alt=f"Bars: {measures} of {n_targeted} at the lowest scale, beside the baseline. "
             "The result table gives the figures.",
-            caption="Every targeted subset at the lowest scale. Bars are estimates, whiskers their intervals; circles "
-            "are random subsets matched in number and kind to the subset above them.",
+            caption=f"{'Targeted subsets' if note else 'Every targeted subset'} at the lowest scale. Bars are "
+            "estimates, whiskers their intervals; circles are random subsets matched in number and kind to the subset "
+            f"above them.{note}",
         )
     ]
     for measure in dict.fromkeys((primary, strict)):
@@ -166,7 +174,7 @@ def _pictures(report: SweepReport, index: SweepIndex) -> list[Picture]:
                 alt=f"Lines: {measure.label} against scale, a panel for each of {n_targeted}. "
                 "The result table gives the figures.",
                 caption=f"{measure.label} against the scale of the subset's output; at scale 1 nothing is changed, "
-                "and all subsets share that point. Random controls are drawn a little beside their scale.",
+                f"and all subsets share that point. Random controls are drawn a little beside their scale.{note}",
             )
         )
     pictures.append(
@@ -177,7 +185,7 @@ def _pictures(report: SweepReport, index: SweepIndex) -> list[Picture]:
             "The result table gives the figures.",
             caption=f"{primary.label} against accuracy. A specific effect moves straight down from the baseline; one "
             "that breaks the model moves left. Lines join the scales of one subset; a number beside a point is its "
-            "scale.",
+            f"scale.{note}{' All other cells are small dots.' if note else ''}",
         )
     )
     return pictures
@@ -186,8 +194,8 @@ def _pictures(report: SweepReport, index: SweepIndex) -> list[Picture]:
 def _subset_rows(report: SweepReport, index: SweepIndex) -> list[SubsetRow]:
     """One row for each subset, at its lowest planned scale; controls that are set apart come last."""
     rows: list[SubsetRow] = []
-    for name in dict.fromkeys(planned.cell.layer_subset for planned in report.cells):
-        planned = min((p for p in report.cells if p.cell.layer_subset == name), key=lambda p: p.cell.scale)
+    for name, own in _by_subset(report).items():
+        planned = min(own, key=lambda p: p.cell.scale)
         value = index.value(planned.cell, "wrong_step_share")
         notes = ["not measured"] if planned.status == "missing" else []
         notes += [f"{does} than the baseline" for does in index.damage(planned.cell)]

@@ -18,6 +18,7 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Subject
 from backtracking_assets.storage.archive import CONTENT_COLUMNS, read_archive
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
+from backtracking_assets.storage.input_commits import NO_INPUTS, Inputs, put_inputs
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import conform, table_of
 from backtracking_assets.storage.statements import (
@@ -68,17 +69,22 @@ def link_cell(
     problem_set_digest: str,
     n_samples: int,
     run_id: str,
+    inputs: Inputs = NO_INPUTS,
     wait: float = DEFAULT_WAIT,
 ) -> int:
     """Point a cell or a prompt variant to a condition, a set of problems and the first `n_samples` samples of each.
 
     Returns how many completions that are.
 
+    Args:
+        inputs: what the completions are asked of, stored in the same transaction.
+
     Raises:
         StorageError: the problem set is not stored, or a completion of the cell is missing.
     """
     links = links_of(cell)
     with writing(layout, wait=wait) as connection:
+        put_inputs(connection, inputs)
         n_completions = _counted(connection, cell, fingerprint, problem_set_digest, n_samples)
         unchanged = connection.execute(
             f"""
@@ -114,9 +120,8 @@ def _counted(
         """
         select count(distinct problem_sets.problem_id), count(completions.sample_id)
         from problem_sets
-        left join completions
-            on completions.problem_id = problem_sets.problem_id
-            and completions.fingerprint = $fingerprint and completions.sample_id < $n_samples
+        left join (select * from completions where fingerprint = $fingerprint and sample_id < $n_samples) as completions
+            using (problem_id)
         where problem_sets.problem_set_digest = $problems
         """,
         {"fingerprint": fingerprint, "n_samples": n_samples, "problems": problem_set_digest},
@@ -144,11 +149,13 @@ def write_detections(
     *,
     cell: Subject | None = None,
     rules: Mapping[str, Any] | None = None,
+    checks: pa.Table | None = None,
     wait: float = DEFAULT_WAIT,
 ) -> None:
     """Replace the detections of the given completions by the given rules; with `cell`, make them that cell's.
 
-    `rules` are kept beside their digest, so that a later reader can say what has changed since.
+    `rules` are kept beside their digest, so that a later reader can say what has changed since. `checks` are those of
+    the cell's detections, stored with them as by `write_checks`.
 
     Raises:
         StorageError: the table is empty, mixes conditions or rules, names a completion that is not stored, leaves one
@@ -160,16 +167,22 @@ def write_detections(
         connection.register("incoming", table)
         orphans = count(
             connection,
-            "select count(*) from incoming anti join completions using (fingerprint, problem_id, sample_id)",
+            """
+            select count(*) from incoming
+            anti join (select problem_id, sample_id from completions where fingerprint = ?)
+                using (problem_id, sample_id)
+            """,
+            [fingerprint],
         )
         if orphans:
             raise StorageError(f"{orphans} detections belong to no stored completion of {fingerprint[:12]}.")
         connection.execute(
             """
             delete from detections using incoming
-            where detections.fingerprint = incoming.fingerprint and detections.problem_id = incoming.problem_id
-                and detections.sample_id = incoming.sample_id and detections.rules_digest = incoming.rules_digest
-            """
+            where detections.fingerprint = ? and detections.rules_digest = ?
+                and detections.problem_id = incoming.problem_id and detections.sample_id = incoming.sample_id
+            """,
+            [fingerprint, rules_digest],
         )
         connection.execute("insert into detections by name select * from incoming")
         connection.unregister("incoming")
@@ -177,6 +190,8 @@ def write_detections(
             _keep_settings(connection, "detection", rules_digest, rules)
         if cell is not None:
             _adopt_rules(connection, cell, fingerprint, rules_digest)
+        if checks is not None:
+            _replace_checks(connection, checks)
 
 
 def write_metrics(
@@ -184,9 +199,12 @@ def write_metrics(
     metrics: pa.Table,
     *,
     statistics: Mapping[str, Any] | None = None,
+    checks: pa.Table | None = None,
     wait: float = DEFAULT_WAIT,
 ) -> None:
     """Replace the metrics of every cell, or of every variant, in the table. `statistics` are kept beside their digest.
+
+    `checks` are those of the metrics of one of them, stored with them as by `write_checks`.
 
     Raises:
         StorageError: the table is empty, a cell is not what its metrics were computed from, or they were computed by
@@ -201,6 +219,8 @@ def write_metrics(
         insert_rows(connection, links.metrics, table)
         if statistics is not None:
             _keep_settings(connection, "statistics", _only(table, "statistics_digest"), statistics)
+        if checks is not None:
+            _replace_checks(connection, checks)
 
 
 def write_comparisons(
@@ -229,17 +249,21 @@ def write_checks(layout: StoreLayout, checks: pa.Table, *, wait: float = DEFAULT
     Raises:
         StorageError: the table is empty or mixes cells or assets, or the cell was never linked to a condition.
     """
+    with writing(layout, wait=wait) as connection:
+        _replace_checks(connection, checks)
+
+
+def _replace_checks(connection: duckdb.DuckDBPyConnection, checks: pa.Table) -> None:
     links = links_in(checks)
     table = _not_empty(conform(checks, TABLES[links.checks].schema), "checks")
     subjects, asset = subjects_in(table), _only(table, "asset")
     if len(subjects) != 1:
         raise StorageError(f"Checks of one cell at a time are stored; {len(subjects)} were given.")
     subject = subjects[0]
-    with writing(layout, wait=wait) as connection:
-        if not count(connection, f'select count(*) from "{links.table}" where {links.where}', key_of(subject)):
-            raise StorageError(f"{named(subject)} was never linked to a condition, so its checks are of nothing.")
-        delete_cell_rows(connection, links.checks, subject, assets=[asset])
-        insert_rows(connection, links.checks, table)
+    if not count(connection, f'select count(*) from "{links.table}" where {links.where}', key_of(subject)):
+        raise StorageError(f"{named(subject)} was never linked to a condition, so its checks are of nothing.")
+    delete_cell_rows(connection, links.checks, subject, assets=[asset])
+    insert_rows(connection, links.checks, table)
 
 
 def _keep_settings(connection: duckdb.DuckDBPyConnection, kind: str, name: str, settings: Mapping[str, Any]) -> None:
@@ -273,6 +297,8 @@ def _condition_row(condition: Condition, completions: pa.Table, run_id: str) -> 
 
 def _loses_content(connection: duckdb.DuckDBPyConnection, fingerprint: str, completions: pa.Table) -> bool:
     """Whether a stored completion is missing from the table, or stands there with other content."""
+    if not count(connection, "select count(*) from completions where fingerprint = ?", [fingerprint]):
+        return False
     connection.register("incoming", completions)
     same = " and ".join(f"stored.{name} = incoming.{name}" for name in CONTENT_COLUMNS)
     lost = count(
@@ -314,14 +340,14 @@ def _adopt_rules(connection: duckdb.DuckDBPyConnection, cell: Subject, fingerpri
         f"""
         select count(*) from "{links.table}" as links
         join problem_sets using (problem_set_digest)
-        join completions on completions.fingerprint = links.fingerprint
-            and completions.problem_id = problem_sets.problem_id and completions.sample_id < links.n_samples
-        anti join detections on detections.fingerprint = completions.fingerprint
-            and detections.problem_id = completions.problem_id and detections.sample_id = completions.sample_id
-            and detections.rules_digest = links.rules_digest
+        join (select problem_id, sample_id from completions where fingerprint = ?) as completions
+            on completions.problem_id = problem_sets.problem_id and completions.sample_id < links.n_samples
+        anti join (select problem_id, sample_id from detections where fingerprint = ? and rules_digest = ?) as read
+            on read.problem_id = completions.problem_id and read.sample_id = completions.sample_id
         where {links.where}
         """,
-        key,
+        # By value, so that the two large tables are read where these rows are; through a join all of them would be.
+        [fingerprint, fingerprint, rules_digest, *key],
     )
     if unread:
         raise StorageError(f"{named(cell)}: {unread} of its completions have no detection by these rules.")

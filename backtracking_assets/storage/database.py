@@ -17,6 +17,7 @@ import duckdb
 
 from backtracking_assets.errors import HeldDatabaseError, StorageError
 from backtracking_assets.fault_points import reached
+from backtracking_assets.storage.attaching import AttachedHereError, Use, attach
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import database_lock
@@ -114,21 +115,24 @@ def _create_tables(connection: duckdb.DuckDBPyConnection) -> None:
 def _opened(
     layout: StoreLayout, *, read_only: bool, deadline: float, wait: float
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = _connect(layout, read_only, deadline, wait)
+    use = _connect(layout, read_only, deadline, wait)
+    failed = False
     try:
-        _check_version(layout, connection)
-        # Results must not depend on where the machine stands. A setting of the session: given on connecting, it would
-        # keep out another connection of this process that does not give it.
-        connection.execute("set TimeZone = 'UTC'")
-        yield connection
+        try:
+            if use.first:
+                _check_version(layout, use.connection)
+            yield use.connection
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            use.close(failed=failed)
     except duckdb.Error as error:
         outcome = "could not answer" if read_only else "refused a statement, and nothing of the transaction was kept"
         said = f"The database {layout.database} {outcome}: {_first_line(error)}"
         if _DAMAGE.search(str(error)):
             raise UnusableDatabaseError(f"{said}. The file is damaged: {_remedy(layout)}.") from error
         raise disk_error_in(layout.database, str(error)) or StorageError(f"{said}.") from error
-    finally:
-        connection.close()
 
 
 def refuse_held(layout: StoreLayout) -> None:
@@ -150,19 +154,19 @@ def refuse_held(layout: StoreLayout) -> None:
         _connect(layout, read_only=False, deadline=time.monotonic(), wait=0).close()
 
 
-def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float) -> duckdb.DuckDBPyConnection:
-    _refuse_foreign(layout)
+def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float) -> Use:
     while True:
         try:
-            return duckdb.connect(str(layout.database), read_only=read_only)
-        except duckdb.Error as error:
+            return attach(layout.database, read_only=read_only, check=lambda: _refuse_foreign(layout))
+        except (duckdb.Error, AttachedHereError) as error:
             holder = _holder(error)
             if holder is None:
                 raise disk_error_in(layout.database, str(error)) or UnusableDatabaseError(
                     f"The database {layout.database} cannot be opened and was left as it is: {_first_line(error)}. "
                     f"If it is damaged: {_remedy(layout)}."
                 ) from error
-            if time.monotonic() >= deadline:
+            waits_for_itself = isinstance(error, AttachedHereError) and error.by_this_thread
+            if time.monotonic() >= deadline or waits_for_itself:
                 raise HeldDatabaseError(
                     f"The database {layout.database} is held by {holder}, for longer than the {wait:g} s of waiting. "
                     f"The completions are safe in {layout.archive} and {layout.journal}: "
@@ -191,15 +195,15 @@ def _remedy(layout: StoreLayout) -> str:
     )
 
 
-def _holder(error: duckdb.Error) -> str | None:
+def _holder(error: duckdb.Error | AttachedHereError) -> str | None:
     """Who keeps the database from being opened; None where the error is another one."""
+    # The second is another instance of this process, such as one that a notebook made.
+    if isinstance(error, AttachedHereError) or "already attached" in str(error):
+        return "this process itself, in another thread or an enclosing block"
     if match := _HOLDER.search(str(error)):
         return f"process {match['pid']} ({match['program']})"
     if "Could not set lock" in str(error):
         return "another process"
-    # DuckDB shares one instance within a process, and refuses to share it between reading and writing.
-    if isinstance(error, duckdb.ConnectionException) and "different configuration" in str(error):
-        return "this process itself, in another thread or an enclosing block"
     return None
 
 
@@ -222,5 +226,5 @@ def _check_version(layout: StoreLayout, connection: duckdb.DuckDBPyConnection) -
         )
 
 
-def _first_line(error: duckdb.Error) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".!")

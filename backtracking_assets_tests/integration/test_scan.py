@@ -19,7 +19,7 @@ from backtracking_assets.assets.scanning import (
     selected_components_is_done,
     selection_file,
 )
-from backtracking_assets.assets.stored_variants import held_out_problems
+from backtracking_assets.assets.stored_variants import problems_outside_sweep
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import ExperimentError
 from backtracking_assets.experiment import Experiment
@@ -113,7 +113,7 @@ def test_the_three_jobs_measure_every_layer_and_component_at_every_position(
     n_positions = len(places)
     assert len(events) == told[SCAN]["events_used"] == 6
     assert told[SCAN]["matched_positions"] == n_positions - len(events) > 0
-    assert set(places["problem_id"]) <= set(held_out_problems(OpenExperiment(experiment)))
+    assert set(places["problem_id"]) <= set(problems_outside_sweep(OpenExperiment(experiment)))
     assert not set(places["problem_id"]) & set(OpenExperiment(experiment).problems)
     assert (places["token_index"] >= 1).all()
     assert len(effects) == n_positions * 2 * 2 * len(MODES)

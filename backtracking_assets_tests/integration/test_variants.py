@@ -21,9 +21,9 @@ from backtracking_assets.assets.stored_variants import (
     current_variant,
     current_variants,
     detected_variant,
-    held_out_problems,
     linked_variant,
     metrics_of_variant,
+    problems_outside_sweep,
     variant_checks_of,
     variants_of,
 )
@@ -109,7 +109,7 @@ def test_the_sweeps_problems_are_the_first_of_phase_1(study: Study) -> None:
     opened = study.opened(**SECTIONS)
     own = opened.for_variant("plain")
     assert list(own.problems)[:3] == list(opened.problems)
-    assert list(held_out_problems(opened)) == list(own.problems)[3:]
+    assert list(problems_outside_sweep(opened)) == list(own.problems)[3:]
     assert own.layout.root == opened.layout.root
     assert own.baseline == opened.condition(BASELINE)
     fingerprints = {opened.for_variant(name).baseline.fingerprint for name in TEXTS}

@@ -13,8 +13,8 @@ from statsmodels.duration.survfunc import SurvfuncRight
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from backtracking_assets.analysis.resampling import MOST_EXACT_FLIPS
 from backtracking_assets.analysis.statistics import (
-    MOST_EXACT_FLIPS,
     Difference,
     Values,
     holm,
