@@ -34,7 +34,7 @@ class WarmSqliteStorage(DagsterSqliteStorage):
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data)
         # Made by Dagster above, with its tables; taken over here with the places that it chose.
-        self._event_log_storage = _WarmEventLog(self._event_log_storage._base_dir)
+        self._event_log_storage = WarmEventLog(self._event_log_storage._base_dir)
         self._run_storage = _WarmRuns(self._run_storage._conn_string)
 
     @classmethod
@@ -52,11 +52,12 @@ def warm(ref: InstanceRef) -> InstanceRef:
     return ref._replace(storage_data=storage, compute_logs_data=output)
 
 
-class _WarmEventLog(SqliteEventLogStorage):
+class WarmEventLog(SqliteEventLogStorage):
     def __init__(self, base_dir: str) -> None:
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._empty: bytes | None = None
         """A run's database before its first event."""
+        self._tables: set[str] = set()
         super().__init__(base_dir)
 
     @contextmanager
@@ -102,6 +103,11 @@ class _WarmEventLog(SqliteEventLogStorage):
             self._initdb(engine)
             engine.dispose()  # the last connection takes its log into the file
             return path.read_bytes()
+
+    def has_table(self, table_name: str) -> bool:
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
 
     def dispose(self) -> None:
         super().dispose()
