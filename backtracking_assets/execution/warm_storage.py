@@ -1,6 +1,6 @@
 """Dagster's instance for a process that executes many runs: connections stay open, and output is not captured.
 
-Dagster opens a SQLite database anew for each of the 400 times that a cell's run reads or writes one, and makes the
+Dagster opens a SQLite database anew for each of the 200 times that a cell's run reads or writes one, and makes the
 tables of each run's database by its migrations. Files and tables are the same here: whatever else opens them sees no
 difference. To capture what a run prints, it starts four processes; what a command prints stands in the terminal.
 """
