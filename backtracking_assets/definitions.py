@@ -9,6 +9,7 @@ import dagster as dg
 
 from backtracking_assets.assets.graph import experiment_assets
 from backtracking_assets.assets.jobs import jobs
+from backtracking_assets.assets.loaded import import_engine
 from backtracking_assets.execution.devices import device_locks_dir
 from backtracking_assets.execution.gpu_executor import gpu_executor
 from backtracking_assets.experiment import Experiment
@@ -20,7 +21,7 @@ def build_definitions(experiment: Experiment) -> dg.Definitions:
     return dg.Definitions(
         assets=experiment_assets(experiment),
         jobs=jobs(experiment),
-        executor=gpu_executor(experiment, device_locks_dir()),
+        executor=gpu_executor(experiment, device_locks_dir(), import_engine),
     )
 
 

@@ -8,12 +8,12 @@ Run: python benchmarks/orchestration.py [--cells 10 100] [--ui 4] [--json]
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,12 @@ def sweep(file: Path) -> dict[str, Any]:
     with Path(os.devnull).open("w") as nowhere:
         quiet = Console(file=nowhere)
         assert run_sweep(str(file), ["subset_0"], [1.0], "phase2", quiet) == 0
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with Attribution(RULES, ("/cli/runner.py", "run_cells"), "elsewhere") as found:
             assert run_sweep(str(file), [], [], "phase2", quiet) == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Those that Dagster starts to capture output.
+    found.seconds["child processes"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     runs = cell_runs()
     tenth = max(1, min(10, len(runs) // 2))
     generation = found.seconds["generation"] / count
@@ -134,25 +138,56 @@ def backfilled(cells: int) -> dict[str, Any]:
     from backtracking_assets.partitions import cell_key
     from backtracking_assets_tests.chaos.ui_tree import running_ui, wait_until
 
+    # Such as need no means, which a sweep makes before.
     planned = load_experiment("organism").planned_cells()
-    chosen = [str(cell_key(cell)) for cell in planned[-cells:]]
+    chosen = [str(cell_key(cell)) for cell in planned[:cells]]
     keys = [("organism", name) for name in CELL_ASSETS]
+    ended = ("COMPLETED_SUCCESS", "COMPLETED_FAILED", "COMPLETED", "FAILED", "CANCELED")
     with tempfile.TemporaryDirectory(prefix="orchestration-") as scratch:
         folder = Path(scratch)
         with running_ui({**environment(folder), "HOME": scratch}, folder / "ui.log") as ui:
-            started = time.perf_counter()
+            asked = time.time()
             backfill = ui.backfill(keys, chosen)
-            ended = ("COMPLETED_SUCCESS", "COMPLETED_FAILED", "COMPLETED", "FAILED", "CANCELED")
             wait_until(lambda: ui.backfill_status(backfill) in ended, 120.0 * cells, "the backfill has ended")
-            seconds = time.perf_counter() - started
+            over = time.time()
             assert ui.backfill_status(backfill) == "COMPLETED_SUCCESS", (folder / "ui.log").read_text()
-            phases = Counter()
-            for run in ui.ask(_TIMES, {})["runsOrError"]["results"]:
-                phases["waiting to be launched"] += run["startTime"] - run["creationTime"]
-    return {"cells": cells, "seconds": seconds, "a_cell": seconds / cells, "plan_of": len(planned), **phases}
+            found = [run["stats"] for run in ui.ask(_TIMES, {})["runsOrError"]["results"]]
+        generation = _generation_seconds(folder / "runs" / "organism")
+    runs = sorted(found, key=lambda run: run["startTime"])
+    begun = [asked, *(run["endTime"] for run in runs[:-1])]
+    waited = [run["launchTime"] - before for run, before in zip(runs, begun, strict=True)]
+    return {
+        "cells": cells,
+        "plan": len(planned),
+        "a_cell": (over - asked) / cells,
+        "of_the_plan": (over - asked) / cells * len(planned),
+        "parts": {
+            "until it is launched, the first": waited[0],
+            "until it is launched, the others": statistics.mean(waited[1:] or waited),
+            "start of its process": statistics.mean(run["startTime"] - run["launchTime"] for run in runs),
+            "run": statistics.mean(run["endTime"] - run["startTime"] for run in runs),
+            "of that, generation": generation / cells,
+            "until the end is noticed": over - runs[-1]["endTime"],
+        },
+    }
 
 
-_TIMES = "query { runsOrError(limit: 500) { ... on Runs { results { creationTime startTime endTime updateTime } } } }"
+_TIMES = """
+query { runsOrError(limit: 500) { ... on Runs { results {
+  stats { ... on RunStatsSnapshot { enqueuedTime launchTime startTime endTime } }
+} } } }
+"""
+
+
+def _generation_seconds(outputs: Path) -> float:
+    from backtracking_assets.storage.database import reading
+    from backtracking_assets.storage.layout import StoreLayout
+
+    sql = "select sum(s) from (select any_value(chunk_seconds) as s from completions group by chunk_id)"
+    with reading(StoreLayout(outputs)) as connection:
+        row = connection.execute(sql).fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 def main() -> None:
@@ -174,6 +209,13 @@ def main() -> None:
             f"  Runs took {one['first_runs']:.2f} s of the clock at the start and {one['last_runs']:.2f} s at the end.",
         ]
         sentences += [f"    {seconds:.4f}  {name}" for name, seconds in one["functions"].items()]
+    if asked.ui:
+        found["backfill"] = one = backfilled(asked.ui)
+        sentences.append(
+            f"From the UI, {one['cells']} cells of the organism: {one['a_cell']:.1f} s of the clock a cell, "
+            f"{one['of_the_plan'] / 60:.0f} minutes for the plan of {one['plan']}."
+        )
+        sentences += [f"    {seconds:7.2f}  {part}" for part, seconds in one["parts"].items()]
     tell(found, sentences, as_json=asked.json)
 
 

@@ -15,6 +15,11 @@ _models: dict[tuple[str, str, str, int], "LoadedModel"] = {}
 _prompts: dict[tuple[str, str, str], dict[str, "Prompt"]] = {}
 
 
+def import_engine() -> None:
+    """Import what loads a model and generates with it; seconds, once a process."""
+    from backtracking_assets.models import detokenize, generation, loading  # noqa: F401
+
+
 def loaded_model(opened: OpenExperiment, device: str) -> "LoadedModel":
     """The experiment's model on a device.
 

@@ -16,9 +16,9 @@ _SETTINGS = """\
 telemetry: {{enabled: false}}
 nux: {{enabled: false}}  # its dialog would cover the page
 concurrency:
-  # One run a device. A second run would wait for the device in state STARTED and block a slot.
-  pools: {{granularity: op, default_limit: {devices}}}
-  runs: {{max_concurrent_runs: {devices}}}
+  # One run a device generates. One more may start its process meanwhile, and waits for a device with all imports done.
+  pools: {{granularity: op, default_limit: {devices}, op_granularity_run_buffer: 1}}
+  runs: {{max_concurrent_runs: {runs}}}
 run_retries:
   enabled: true
   max_retries: 1
@@ -48,7 +48,7 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
         home.mkdir(parents=True, exist_ok=True)
         if not settings.exists():
             temporary = home / f".dagster.yaml.{os.getpid()}"
-            temporary.write_text(_SETTINGS.format(devices=count_devices()), encoding="utf-8")
+            temporary.write_text(_settings(count_devices()), encoding="utf-8")
             temporary.replace(settings)
         # Whether it can be written is not in its permission bits: the disk may be read-only or full.
         if (refused := refusal(home)) is not None:
@@ -57,6 +57,10 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
         raise _unwritable(home, error) from error
     os.environ["DAGSTER_HOME"] = str(home)
     return home
+
+
+def _settings(devices: int) -> str:
+    return _SETTINGS.format(devices=devices, runs=devices + 1)
 
 
 @contextmanager

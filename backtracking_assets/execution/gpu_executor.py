@@ -1,6 +1,6 @@
 """The GPU executor: Dagster's in-process executor with a lease on one device around it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -16,10 +16,13 @@ GPU_POOL = "gpu"
 class _LeasingExecutor(dg.Executor):
     """Runs a plan's steps in this process, on a leased device if one of them generates."""
 
-    def __init__(self, inner: dg.Executor, experiment: Experiment, locks_dir: Path) -> None:
+    def __init__(
+        self, inner: dg.Executor, experiment: Experiment, locks_dir: Path, import_engine: Callable[[], None]
+    ) -> None:
         self._inner = inner
         self._experiment = experiment
         self._locks_dir = locks_dir
+        self._import_engine = import_engine
 
     @property
     def retries(self):
@@ -45,23 +48,26 @@ class _LeasingExecutor(dg.Executor):
 
         # Tagged before the wait as well: a run that dies while it waits must be recognizable.
         instance.add_run_tags(run.run_id, process_tags(run.run_id))
+        # Before the wait: it takes seconds, in which the run that holds the device may go on.
+        self._import_engine()
         with leased_device(devices, self._locks_dir, on_wait=waiting) as device:
             instance.add_run_tags(run.run_id, process_tags(run.run_id, device))
             log.info(f"Generating on {device}.")
             yield from self._inner.execute(plan_context, execution_plan)
 
 
-def gpu_executor(experiment: Experiment, locks_dir: Path) -> dg.ExecutorDefinition:
+def gpu_executor(experiment: Experiment, locks_dir: Path, import_engine: Callable[[], None]) -> dg.ExecutorDefinition:
     """The executor of an experiment's runs.
 
     Args:
         locks_dir: folder of the device lock files.
+        import_engine: imports what generates, before a device is waited for.
     """
 
     def leasing(init_context: dg.InitExecutorContext) -> dg.Executor:
         create = dg.in_process_executor.executor_creation_fn
         assert create is not None
-        return _LeasingExecutor(create(init_context), experiment, locks_dir)
+        return _LeasingExecutor(create(init_context), experiment, locks_dir, import_engine)
 
     # One process a run: the model is loaded once, and a second process a step costs seconds for nothing.
     return dg.ExecutorDefinition(

@@ -1,7 +1,8 @@
-"""Dagster's own SQLite storage with connections that stay open for as long as the process does.
+"""Dagster's instance for a process that executes many runs: connections stay open, and output is not captured.
 
-Dagster opens a database anew for each of the 400 times that a cell's run reads or writes one, and makes the tables of
-each run's database by its migrations. Files and tables are the same here: whatever else opens them sees no difference.
+Dagster opens a SQLite database anew for each of the 200 times that a cell's run reads or writes one, and makes the
+tables of each run's database by its migrations. Files and tables are the same here: whatever else opens them sees no
+difference. To capture what a run prints, it starts four processes; what a command prints stands in the terminal.
 """
 
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
@@ -31,7 +34,7 @@ class WarmSqliteStorage(DagsterSqliteStorage):
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir, inst_data)
         # Made by Dagster above, with its tables; taken over here with the places that it chose.
-        self._event_log_storage = _WarmEventLog(self._event_log_storage._base_dir)
+        self._event_log_storage = WarmEventLog(self._event_log_storage._base_dir)
         self._run_storage = _WarmRuns(self._run_storage._conn_string)
 
     @classmethod
@@ -40,18 +43,21 @@ class WarmSqliteStorage(DagsterSqliteStorage):
 
 
 def warm(ref: InstanceRef) -> InstanceRef:
-    """The reference to an instance with its SQLite storage kept open; the same one where it has another storage."""
-    plain = ref.storage_data
-    if plain is None or plain.class_name != DagsterSqliteStorage.__name__:
-        return ref
-    return ref._replace(storage_data=plain._replace(module_name=__name__, class_name=WarmSqliteStorage.__name__))
+    """The reference to an instance with SQLite kept open and output not captured; settings of other kinds stay."""
+    storage, output = ref.storage_data, ref.compute_logs_data
+    if storage is not None and storage.class_name == DagsterSqliteStorage.__name__:
+        storage = storage._replace(module_name=__name__, class_name=WarmSqliteStorage.__name__)
+    if output.class_name == LocalComputeLogManager.__name__:
+        output = ConfigurableClassData(NoOpComputeLogManager.__module__, NoOpComputeLogManager.__name__, "{}")
+    return ref._replace(storage_data=storage, compute_logs_data=output)
 
 
-class _WarmEventLog(SqliteEventLogStorage):
+class WarmEventLog(SqliteEventLogStorage):
     def __init__(self, base_dir: str) -> None:
         self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._empty: bytes | None = None
         """A run's database before its first event."""
+        self._tables: set[str] = set()
         super().__init__(base_dir)
 
     @contextmanager
@@ -97,6 +103,11 @@ class _WarmEventLog(SqliteEventLogStorage):
             self._initdb(engine)
             engine.dispose()  # the last connection takes its log into the file
             return path.read_bytes()
+
+    def has_table(self, table_name: str) -> bool:
+        if table_name not in self._tables and super().has_table(table_name):
+            self._tables.add(table_name)
+        return table_name in self._tables
 
     def dispose(self) -> None:
         super().dispose()

@@ -1,0 +1,84 @@
+"""Dagster's databases are the same whether a command keeps them open or Dagster opens them each time."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.instance.ref import InstanceRef
+
+from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.execution.warm_storage import WarmEventLog, warm
+from backtracking_assets_tests.integration.processes import finish, start
+
+
+@dg.asset
+def something(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    context.log.info("said")
+    return dg.MaterializeResult(metadata={"n": 1})
+
+
+def _materialized(instance: dg.DagsterInstance) -> str:
+    job = dg.Definitions(assets=[something], jobs=[dg.define_asset_job("all_of_it")]).resolve_job_def("all_of_it")
+    return job.execute_in_process(instance=instance).run_id
+
+
+def _database(run_id: str) -> tuple[list[tuple], list[tuple], str]:
+    path = Path(os.environ["DAGSTER_HOME"]) / "history" / "runs" / f"{run_id}.db"
+    connection = sqlite3.connect(path)
+    try:
+        tables = connection.execute("select type, name, sql from sqlite_master order by name").fetchall()
+        version = connection.execute("select * from alembic_version").fetchall()
+        mode = connection.execute("pragma journal_mode").fetchone()[0]
+    finally:
+        connection.close()
+    return tables, version, mode
+
+
+def _events(instance: dg.DagsterInstance, run_id: str) -> list[str | None]:
+    return [record.event_log_entry.message for record in instance.get_records_for_run(run_id).records]
+
+
+def _die_after_a_run(told: Path) -> None:
+    instance = open_instance()
+    told.write_text(_materialized(instance), encoding="utf-8")
+    os._exit(9)  # nothing is closed, as when the process is killed
+
+
+def test_a_runs_database_is_the_one_that_dagster_makes() -> None:
+    with open_instance() as instance:
+        assert isinstance(instance.event_log_storage, WarmEventLog)
+        kept_open = [_materialized(instance) for _ in range(6)]  # more than are held open at once
+        said = [_events(instance, run_id) for run_id in kept_open]
+    with dg.DagsterInstance.get() as plain:
+        of_dagster = _materialized(plain)
+        assert [_events(plain, run_id) for run_id in kept_open] == said
+        assert len(plain.get_runs()) == 7
+        assert len(said[0]) == len(_events(plain, of_dagster))
+    wanted = _database(of_dagster)
+    assert wanted[2] == "wal"
+    assert all(_database(run_id) == wanted for run_id in kept_open)
+
+
+def test_what_a_process_recorded_is_there_after_it_died(tmp_path: Path) -> None:
+    told = tmp_path / "run_id"
+    assert finish(start(_die_after_a_run, told)) == 9
+    run_id = told.read_text(encoding="utf-8")
+    with dg.DagsterInstance.get() as plain:
+        run = plain.get_run_by_id(run_id)
+        assert run is not None
+        assert run.status == dg.DagsterRunStatus.SUCCESS
+        assert "said" in _events(plain, run_id)
+        latest = plain.get_latest_materialization_event(dg.AssetKey("something"))
+    assert latest is not None
+    assert latest.run_id == run_id
+
+
+def test_another_kind_of_storage_stays(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text(
+        "storage: {postgres: {postgres_url: postgresql://nobody@nowhere/none}}\n"
+        "compute_logs: {module: dagster._core.storage.noop_compute_log_manager, class: NoOpComputeLogManager}\n",
+        encoding="utf-8",
+    )
+    ref = InstanceRef.from_dir(str(tmp_path))
+    assert warm(ref) == ref
