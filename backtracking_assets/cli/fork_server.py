@@ -26,10 +26,10 @@ def forking_workers() -> Iterator[None]:
     The process that they are forked from touches no GPU: one that has cannot be forked. It ends with this process.
     """
     CONTEXT.set_forkserver_preload(list(_PRELOADED))
-    # This process ends without those who would remove the folder of the server's socket.
-    folder = multiprocessing.util.get_temp_dir()
     forkserver.ensure_running()
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # Commands end without those who would remove the folder of the server's socket. A child's is its parent's.
+        if multiprocessing.parent_process() is None:
+            shutil.rmtree(multiprocessing.util.get_temp_dir(), ignore_errors=True)
