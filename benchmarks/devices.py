@@ -24,6 +24,7 @@ from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.layout import StoreLayout
 
+NAME = "part_of_organism"
 COMMAND = "from backtracking_assets.cli import main; main()"
 ORGANISM = PROJECT_ROOT / "data" / "experiments" / "organism.yaml"
 
@@ -39,7 +40,7 @@ class Swept:
 
 def part_of_organism(folder: Path, n_cells: int, changes: dict[str, Any]) -> Path:
     """An experiment file with the first cells of the organism's plan, the baseline among them."""
-    document = yaml.safe_load(ORGANISM.read_text(encoding="utf-8"))
+    document = yaml.safe_load(ORGANISM.read_text(encoding="utf-8")) | {"name": NAME}
     for section, key in (("model", "path"), ("problems", "path")):
         document[section][key] = str((ORGANISM.parent / document[section][key]).resolve())
     for section in ("positive_control", "continuation", "scan", "phase1"):
@@ -51,7 +52,7 @@ def part_of_organism(folder: Path, n_cells: int, changes: dict[str, Any]) -> Pat
     ]
     for section, change in changes.items():
         document[section] |= change
-    file = folder / "organism.yaml"
+    file = folder / f"{NAME}.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return file
 
@@ -76,7 +77,7 @@ def swept(file: Path, home: Path, devices: int) -> Swept:
     wall = time.perf_counter() - started
     if process.returncode != 0:
         raise SystemExit((home.parent / f"{home.name}.log").read_text(encoding="utf-8"))
-    layout = StoreLayout(home / "runs" / "organism")
+    layout = StoreLayout(home / "runs" / NAME)
     tokens = {}
     for fingerprint in queries.completion_counts(layout):
         table = queries.completions(layout, fingerprint)
