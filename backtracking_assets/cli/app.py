@@ -102,9 +102,13 @@ def sweep(
     ] = None,
 ) -> None:
     """Do what is missing of the plan, then print the results and where the report lies."""
-    from backtracking_assets.cli.sweep import run_sweep
+    from backtracking_assets.cli.fork_server import forking_workers
 
-    sys.exit(run_sweep(experiment, layer_subset or [], scale or [], job, Console(), push=push, most_devices=devices))
+    with forking_workers(experiment, devices):
+        from backtracking_assets.cli.sweep import run_sweep
+
+        code = run_sweep(experiment, layer_subset or [], scale or [], job, Console(), push=push, most_devices=devices)
+    sys.exit(code)
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """`backtracking sweep` and `report`: variants and cells one after another in one process, the model loaded once."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import dagster as dg
 from rich.console import Console
@@ -27,7 +26,7 @@ from backtracking_assets.assets.status import CellStatus, planned_status
 from backtracking_assets.assets.stored_variants import variants_of
 from backtracking_assets.assets.variant_status import VariantStatus, variants_status
 from backtracking_assets.assets.whole_study import WHOLE_STUDY
-from backtracking_assets.cli.fork_server import forking_workers
+from backtracking_assets.cli.fork_server import start_fork_server
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.cli.interrupts import watching_signals
 from backtracking_assets.cli.making import generates, make_missing, n_workers
@@ -35,7 +34,6 @@ from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.cli.runner import Runner, warn
 from backtracking_assets.cli.waiting import reopened, without_waiting
 from backtracking_assets.errors import ExperimentError, did_you_mean
-from backtracking_assets.execution.devices import devices_of
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.plan import is_baseline
@@ -83,11 +81,10 @@ def run_sweep(
     cells_before, missing = _missing_cells(opened, wanted)
     if generates(missing_variants) or generates(missing):
         # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
+        if max(n_workers(experiment, some, most_devices) for some in (missing_variants, missing)) > 1:
+            start_fork_server()
         prompts(opened)
-        devices_of(experiment)
-    several = max(n_workers(experiment, some, most_devices) for some in (missing_variants, missing)) > 1
     with (
-        forking_workers() if several else nullcontext(),
         pushing_cells(experiment, push or push_url()) as background,
         open_instance() as instance,
     ):

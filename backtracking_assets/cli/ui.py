@@ -7,11 +7,11 @@ import sys
 from rich.console import Console
 
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.cli.instance import open_instance
+from backtracking_assets.cli.instance import DEFAULT_DAGSTER_HOME, open_instance
 from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.execution.dagster_home import set_gpu_pool_limit
-from backtracking_assets.execution.devices import devices_for
+from backtracking_assets.execution.dagster_home import follow_devices, set_gpu_pool_limit
+from backtracking_assets.execution.devices import devices_of
 from backtracking_assets.experiment_file import experiment_names, load_experiment
 from backtracking_assets.places import PROJECT_ROOT
 
@@ -25,7 +25,8 @@ def run_ui(host: str, port: int, console: Console) -> None:
         BacktrackingError: the port is taken, or the instance folder cannot be written.
     """
     _refuse_busy_port(host, port)
-    devices = len(devices_for("auto"))
+    devices = _n_devices()
+    follow_devices(DEFAULT_DAGSTER_HOME, devices)
     with open_instance() as instance:
         set_gpu_pool_limit(instance, devices)
         for name in experiment_names():
@@ -46,6 +47,17 @@ def run_ui(host: str, port: int, console: Console) -> None:
     command = [sys.executable, *quiet, "-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", host, "-p", str(port)]
     sys.stdout.flush()
     os.execv(sys.executable, command)
+
+
+def _n_devices() -> int:
+    """How many runs may generate at once: the devices of the experiment that has most of them here."""
+    found = [1]
+    for name in experiment_names():
+        try:
+            found.append(len(devices_of(load_experiment(name))))
+        except BacktrackingError:
+            continue  # said where the experiment is reconciled, or when it is run
+    return max(found)
 
 
 def _refuse_busy_port(host: str, port: int) -> None:

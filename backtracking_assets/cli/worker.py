@@ -94,7 +94,8 @@ def work(connection: Connection, packed_order: bytes, environment: Mapping[str, 
     # Ctrl-C in the terminal reaches the sweep alone, which then ends its workers.
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=end_with_parent, daemon=True).start()
     os.dup2(2, 1)
     os.environ.clear()
     os.environ.update(environment)
@@ -111,7 +112,7 @@ def work(connection: Connection, packed_order: bytes, environment: Mapping[str, 
     os._exit(code)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process in the moment in which the sweep ends, also where that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None

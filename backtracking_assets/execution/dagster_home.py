@@ -1,6 +1,7 @@
 """Dagster's instance folder, made with its settings at first use."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from backtracking_assets.execution.gpu_executor import GPU_POOL
 from backtracking_assets.unwritable import SAFE, cannot_write, refusal
 
 _SETTINGS = """\
-# Made at first use; edit it freely, it is not overwritten.
+# Made at first use; edit it freely. Where nothing was edited, the UI keeps the two limits at the number of devices.
 telemetry: {{enabled: false}}
 nux: {{enabled: false}}  # its dialog would cover the page
 concurrency:
@@ -47,9 +48,7 @@ def prepare_dagster_home(default: Path, count_devices: Callable[[], int]) -> Pat
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not settings.exists():
-            temporary = home / f".dagster.yaml.{os.getpid()}"
-            temporary.write_text(_settings(count_devices()), encoding="utf-8")
-            temporary.replace(settings)
+            _write(settings, _settings(count_devices()))
         # Whether it can be written is not in its permission bits: the disk may be read-only or full.
         if (refused := refusal(home)) is not None:
             raise refused
@@ -87,6 +86,33 @@ def _unwritable(home: Path, error: OSError) -> StorageError:
         f"Dagster's folder {home} cannot be written ({error.strerror}); {SAFE}: make it writable or free some "
         "space, then run the same command again, or set DAGSTER_HOME to another folder."
     )
+
+
+def follow_devices(default: Path, devices: int) -> None:
+    """Have the settings let as many runs generate at once as there are devices, where nobody has edited them.
+
+    Whoever opens the instance after this sees it; a UI that runs keeps what it began with.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    settings = prepare_dagster_home(default, lambda: devices) / "dagster.yaml"
+    try:
+        found = settings.read_bytes().decode("utf-8", errors="replace")
+        if found in {_settings(earlier) for earlier in _limits(found) - {devices}}:
+            _write(settings, _settings(devices))
+    except OSError as error:
+        raise _unwritable(settings.parent, error) from error
+
+
+def _limits(text: str) -> set[int]:
+    return {int(number) for number in re.findall(r"default_limit: ([0-9]{1,4})\b", text)}
+
+
+def _write(settings: Path, text: str) -> None:
+    temporary = settings.with_name(f".dagster.yaml.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(settings)
 
 
 def set_gpu_pool_limit(instance, devices: int) -> None:

@@ -23,6 +23,7 @@ def environment_of(home: Path) -> dict[str, str]:
         "DAGSTER_HOME": str(home / "dagster_home"),
         "BACKTRACKING_DEVICE_LOCKS": str(home / "device_locks"),
         "BACKTRACKING_FAULT_LOG": str(home / "points.log"),
+        "BACKTRACKING_CPU_DEVICES": "1",  # a kill costs a chunk a device
     }
 
 

@@ -23,6 +23,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "DAGSTER_HOME": str(tmp_path / "dagster_home"),
         "BACKTRACKING_DEVICE_LOCKS": str(tmp_path / "device_locks"),
         "BACKTRACKING_FAULT_LOG": str(tmp_path / "points.log"),
+        "BACKTRACKING_CPU_DEVICES": "1",  # a kill costs a chunk a device
         "HOME": str(tmp_path),
     }
 

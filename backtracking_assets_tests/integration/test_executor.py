@@ -1,14 +1,19 @@
 """Devices are leased, one process each; runs that Dagster executes lease one and say which process carries them."""
 
+import contextlib
+import fcntl
 import os
+import random
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
+import psutil
 import pytest
 import torch
 
@@ -16,8 +21,17 @@ from backtracking_assets.assets.sources import record_sources
 from backtracking_assets.cli.instance import open_instance
 from backtracking_assets.definitions import build_definitions
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.execution.devices import device_locks_dir, devices_for, leased_device
+from backtracking_assets.execution.cpu_devices import CPU_DEVICES
+from backtracking_assets.execution.devices import (
+    device_locks_dir,
+    device_name,
+    devices_for,
+    devices_of,
+    leased_device,
+    torch_device,
+)
 from backtracking_assets.execution.run_tags import DEVICE_TAG, HOST_TAG, PID_TAG, STARTED_TAG, process_tags
+from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.partitions import LAYER_SUBSET, SCALE, cell_key
 from backtracking_assets.records import Cell
@@ -72,6 +86,89 @@ def test_a_killed_holder_frees_its_device_at_once(tmp_path: Path) -> None:
     assert finish(holder) == -signal.SIGKILL
     with leased_device(("cpu",), locks, timeout=0) as device:
         assert device == "cpu"
+
+
+def _fight(devices: tuple[str, ...], locks: Path, seed: int, log: Path) -> None:
+    """Take one device after the other, each with a second lock of another kind that must be free then."""
+    moments = random.Random(seed)
+    while True:
+        with leased_device(devices, locks) as device, (locks / f"{device}.inside").open("w") as inside:
+            try:
+                fcntl.lockf(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                line = f"held {device}\n"
+            except OSError:
+                line = f"two holders of {device}\n"
+            with log.open("a") as file:
+                file.write(line)
+            time.sleep(moments.uniform(0, 0.01))
+            fcntl.lockf(inside, fcntl.LOCK_UN)
+
+
+def test_processes_that_fight_for_devices_and_are_killed_never_share_one(tmp_path: Path) -> None:
+    devices, locks, log = ("cpu:0", "cpu:1", "cpu:2"), tmp_path / "locks", tmp_path / "log"
+    moments, started = random.Random(1), 0
+    fighters = []
+    log.touch()
+    for _ in range(5):
+        fighters.append(start(_fight, devices, locks, started, log))
+        started += 1
+    for kill in range(12):
+        before = log.read_text().count("held")
+        deadline = time.monotonic() + 120
+        while log.read_text().count("held") < before + 5:
+            assert time.monotonic() < deadline, f"nothing is leased any more after {kill} kills"
+            time.sleep(moments.uniform(0, 0.02))
+        victim = fighters.pop(moments.randrange(len(fighters)))
+        victim.kill()
+        assert finish(victim) == -signal.SIGKILL
+        fighters.append(start(_fight, devices, locks, started, log))
+        started += 1
+    for fighter in fighters:
+        fighter.kill()
+        assert finish(fighter) == -signal.SIGKILL
+    lines = log.read_text().splitlines()
+    assert {line for line in lines if line} == {f"held {device}" for device in devices}
+    # Whatever the dead have held is free, at once and without waiting.
+    with contextlib.ExitStack() as all_of_them:
+        for device in devices:
+            assert all_of_them.enter_context(leased_device((device,), locks, timeout=0)) == device
+
+
+def test_the_cpu_as_a_whole_is_its_first_part(tmp_path: Path) -> None:
+    held, release = tmp_path / "held", tmp_path / "release"
+    holder = start(_hold, ("cpu",), tmp_path, held, release)
+    _wait_for(held)
+    with leased_device(("cpu:0", "cpu:1"), tmp_path, timeout=0) as device:
+        assert device == "cpu:1"
+        with pytest.raises(BacktrackingError), leased_device(("cpu",), tmp_path, timeout=0):
+            pass
+    release.touch()
+    assert finish(holder) == 0
+
+
+def test_the_cpu_is_lent_as_several_devices(tiny_experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def devices(threads: int, cpu_devices: int | str) -> tuple[str, ...]:
+        generation = tiny_experiment.generation.model_copy(update={"threads": threads, "cpu_devices": cpu_devices})
+        return devices_of(tiny_experiment.model_copy(update={"generation": generation}))
+
+    monkeypatch.delenv(CPU_DEVICES, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 16 if logical else 8)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**40))
+    assert devices(1, 1) == ("cpu",)
+    assert devices(1, 2) == ("cpu:0", "cpu:1")
+    assert len(devices(1, "auto")) == 6
+    assert len(devices(4, "auto")) == 1
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=5 * 2**30))
+    assert len(devices(1, "auto")) == 2
+    monkeypatch.setenv(CPU_DEVICES, "3")
+    assert devices(4, 1) == ("cpu:0", "cpu:1", "cpu:2")
+    assert [torch_device(device) for device in ("cpu", "cpu:2", "cuda:1")] == ["cpu", "cpu", "cuda:1"]
+    assert device_name("cpu:2") == device_name("cpu")
+    for value in ("0", "two", "-1", "²"):
+        monkeypatch.setenv(CPU_DEVICES, value)
+        with pytest.raises(BacktrackingError, match=f"{CPU_DEVICES} is '{value}' and must be a number of devices"):
+            devices(1, 1)
 
 
 def test_a_lease_inside_a_lease_of_the_same_process_is_the_same_device(tmp_path: Path) -> None:
