@@ -17,8 +17,9 @@ from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.decoding import Decoding, OnStep, Request
-from backtracking_assets.models.interventions import Means, applied
+from backtracking_assets.models.interventions import Means, Scaling, applied
 from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts, release_memory
+from backtracking_assets.models.static_decoding import decoding_for
 from backtracking_assets.records import FinishReason, decode_steps
 
 __all__ = ["Batch", "Generated", "OnStep", "Request", "generate", "replay"]
@@ -92,9 +93,10 @@ def generate(
             part = requests[len(finished) : len(finished) + size]
             tell = _told_of_chunk(on_step, steps, len(requests) - len(finished) - len(part))
             try:
-                decoding = Decoding(model, part, sampling, stop_ids=stop_ids, pad_id=pad_id)
-                steps += decoding.run(scaling, tell)
-                finished += _completions(decoding)
+                # Its tensors are gone when it has failed, or when the next part begins.
+                steps += _generate_part(
+                    decoding_for(model, part, sampling, stop_ids=stop_ids, pad_id=pad_id), scaling, tell, finished
+                )
                 continue
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -123,14 +125,13 @@ def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) ->
     return tell
 
 
-def _completions(decoding: Decoding) -> list[Generated]:
-    ended = decoding.ended_rows()
-    return [
-        Generated(
-            request, tokens, reason, decoding.fired_until[decode_steps(len(tokens), reason)], len(decoding.requests)
-        )
-        for request, (tokens, reason) in zip(decoding.requests, ended, strict=True)
-    ]
+def _generate_part(decoding: Decoding, scaling: Scaling | None, tell: OnStep, finished: list[Generated]) -> int:
+    """Run a decoding and add its completions to those that are finished; returns the number of decode steps."""
+    steps = decoding.run(scaling, tell)
+    for request, (tokens, reason) in zip(decoding.requests, decoding.ended_rows(), strict=True):
+        n_firings = decoding.fired_until[decode_steps(len(tokens), reason)]
+        finished.append(Generated(request, tokens, reason, n_firings, len(decoding.requests)))
+    return steps
 
 
 def replay(
