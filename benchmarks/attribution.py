@@ -6,7 +6,7 @@ Looking costs next to nothing, where counting every call would make code of many
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Self
@@ -30,8 +30,8 @@ class Attribution:
         self._known: dict[tuple[str, str], str | None] = {}
         self._stop = threading.Event()
         self._main = threading.main_thread().ident
-        self.seconds: Counter[str] = Counter()
-        self.functions: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.functions: defaultdict[str, float] = defaultdict(float)
         """Seconds by part, file and function of the frame that decided."""
         self.wall = 0.0
 

@@ -1,5 +1,6 @@
 """Progress bars in the terminal: all cells or variants, and the completions of each one at work."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,12 +12,25 @@ from backtracking_assets.assets.progress import Progress as Generated
 from backtracking_assets.assets.progress import listening
 from backtracking_assets.records import Subject
 
+_LINE_EVERY_SECONDS = 60.0
+"""Where there is no terminal, a cell or variant at work is told of about this often."""
+
 
 class Bars:
-    """A bar for all cells or variants, and one for the completions of each that is at work: one a worker."""
+    """A bar for all cells or variants, and one for the completions of each that is at work: one a worker.
 
-    def __init__(self, bars: Progress, kind: str, count: int, completions: int, workers: int = 1) -> None:
+    Where there is no terminal to draw bars in, a line for each that is finished, and one a minute.
+    """
+
+    def __init__(
+        self, bars: Progress, console: Console, kind: str, count: int, completions: int, workers: int = 1
+    ) -> None:
         self._bars = bars
+        self._console = console
+        self._count = count
+        self._finished = 0
+        self._started = self._told = time.monotonic()
+        self._names = [""] * workers
         self._kind = kind
         self._completions = completions
         self._all: TaskID = bars.add_task(kind, total=count, note="")
@@ -31,6 +45,7 @@ class Bars:
 
     def start(self, subject: Subject, worker: int = 0) -> None:
         self._bars.reset(self._ones[worker], total=self._completions, note="")
+        self._names[worker] = str(subject)
         self.say(str(subject), worker)
 
     def waiting(self) -> None:
@@ -49,12 +64,33 @@ class Bars:
         self._rates[worker] = rate or self._rates[worker]
         if len(self._rates) > 1:
             self._bars.update(self._all, note=f"{sum(self._rates):.1f} completions/s")
+        if time.monotonic() - self._told >= _LINE_EVERY_SECONDS:
+            self._line(f"{self._names[worker]}: {progress.done} of {progress.total} completions {note}".rstrip())
 
     def finish(self, worker: int = 0, *, advance: bool = True) -> None:
         """Fill a worker's bar; with `advance`, count its cell or variant as finished."""
         self._bars.update(self._ones[worker], completed=self._bars.tasks[self._ones[worker]].total or 0)
-        if advance:
-            self._bars.advance(self._all)
+        if not advance:
+            return
+        self._bars.advance(self._all)
+        self._finished += 1
+        spent = time.monotonic() - self._started
+        left = spent / self._finished * (self._count - self._finished)
+        rate = f", {sum(self._rates):.1f} completions/s" if any(self._rates) else ""
+        self._line(
+            f"{self._names[worker]}: {self._finished} of {self._count} {self._kind}{rate}, {_minutes(left)} left"
+        )
+
+    def _line(self, text: str) -> None:
+        """Print a line, unless there is a terminal that shows the bars."""
+        if self._console.is_terminal:
+            return
+        self._told = time.monotonic()
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 @contextmanager
@@ -78,7 +114,7 @@ def progress_bars(
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(compact=True),
     )
-    with Progress(*columns, console=console) as bars:
-        shown = Bars(bars, kind, count, completions, workers)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        shown = Bars(bars, console, kind, count, completions, workers)
         with listening(shown.told):
             yield shown

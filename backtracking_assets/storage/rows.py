@@ -60,7 +60,8 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         raise StorageError(f"A table does not fit its schema: {error}.") from error
     for name in (field.name for field in schema if pa.types.is_floating(field.type)):
         # What could not be measured is NULL. A NaN is a computation that went wrong, and it would sort above all rates.
-        if pc.any(pc.is_nan(fitting.column(name))).as_py():  # `to_numpy` would import pandas
+        is_nan = pc.call_function("is_nan", [fitting.column(name)])  # `to_numpy` would import pandas
+        if pc.call_function("any", [is_nan]).as_py():
             raise StorageError(f"A table does not fit its schema: column {name} holds a NaN.")
     return fitting
 

@@ -23,6 +23,7 @@ from backtracking_assets.assets.page_files import report_path
 from backtracking_assets.assets.stored_cells import checks_of
 from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError
 from backtracking_assets.models import generation
+from backtracking_assets.models.decoding import Decoding
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.sweep_report import render_sweep_report
 from backtracking_assets.storage import queries
@@ -96,9 +97,9 @@ def test_a_chunk_that_does_not_fit_is_stored_with_its_batch_and_named_on_the_pag
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return prefill(self, *arguments, **options)
 
-    prefill = generation._Decoding._prefill
+    prefill = Decoding.prefill
     with monkeypatch.context() as patch:
-        patch.setattr(generation._Decoding, "_prefill", out_of_memory)
+        patch.setattr(Decoding, "prefill", out_of_memory)
         experiment = study.experiment()
         assert run_cell(instance, experiment, BASELINE).success
     opened = study.opened()
