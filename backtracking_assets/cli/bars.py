@@ -1,4 +1,4 @@
-"""Progress bars in the terminal: all cells or variants, and the completions of each one at work."""
+"""Progress of cells or variants, and of the completions of each one at work: bars in a terminal, lines in a log."""
 
 import time
 from collections.abc import Iterator, Sequence

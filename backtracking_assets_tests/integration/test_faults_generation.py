@@ -93,7 +93,7 @@ def test_a_chunk_that_does_not_fit_is_stored_with_its_batch_and_named_on_the_pag
     study: Study, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def out_of_memory(self, *arguments, **options):
-        if len(self.rows) > 2:
+        if len(self.row_of_slot) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return prefill(self, *arguments, **options)
 
