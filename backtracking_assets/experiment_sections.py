@@ -107,9 +107,12 @@ class Generation(Section):
     """How the work is cut. Changes speed and durability, never which distribution a completion comes from."""
 
     completions_per_chunk: Annotated[int, Field(strict=True, ge=1)] = 120
-    """Completions batched together and made durable together; about a minute of work at most."""
+    """Completions made durable together, and batched together as far as memory holds them."""
     threads: Annotated[int, Field(strict=True, ge=1)] = 1
     """CPU threads of one model; fixed, because results on a CPU are only bit-identical at equal thread counts."""
+    memory_gib: Annotated[Finite, Field(gt=0)] | None = None
+    """Memory of a device that is planned with; none: a share of what the device has. Chunks beyond it are decoded in
+    several batches."""
     mixed_devices: Literal["allow", "refuse"] = "allow"
     """Whether the completions of one condition may come from several kinds of device, whose last bits differ."""
 

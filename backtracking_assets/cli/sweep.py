@@ -18,7 +18,7 @@ from backtracking_assets.assets.jobs import (
     asked_jobs,
     refuse_unasked,
 )
-from backtracking_assets.assets.loaded import prompts
+from backtracking_assets.assets.memory_planning import device_budget, plan_of_experiment
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.pushing import push_url, pushing_cells
@@ -76,14 +76,18 @@ def run_sweep(
     opened.layout.prepare()
     variants_before, missing_variants = _missing_variants(opened, variants)
     cells_before, missing = _missing_cells(opened, wanted)
+    plans: list[str] = []
     if _generates(missing_variants) or _generates(missing):
-        # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
-        prompts(opened)
-        devices_for(experiment.model.device)
+        # What every cell would refuse is refused here, once. All of it needs torch, which nothing else imports.
+        asked = [*(opened.for_variant(variant.name) for variant in variants), opened]
+        devices = devices_for(experiment.model.device)
+        plans = sorted({str(plan_of_experiment(asked, device_budget(opened, device))) for device in devices})
     with pushing_cells(experiment, push or push_url()) as background, open_instance() as instance:
         reconcile_with_progress(instance, opened, console)
         runner = Runner(experiment, instance, background)
         _say_what_is_missing(experiment, variants, missing_variants, wanted, missing, console)
+        for plan in plans:
+            console.print(f"{plan}.", markup=False, highlight=False, soft_wrap=True)
         with watching_signals() as signals, holding_checkpoint(opened.checkpoint):
             try:
                 if missing_variants:

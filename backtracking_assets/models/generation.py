@@ -80,6 +80,7 @@ def generate(
     stop_ids: frozenset[int],
     pad_id: int,
     means: Means | None = None,
+    rows: int | None = None,
     on_step: OnStep | None = None,
 ) -> Batch:
     """Generate the completions of one chunk.
@@ -87,7 +88,7 @@ def generate(
     The first new token is predicted by prefill, which no intervention touches; a completion of n tokens went through
     n - 1 decode steps. A row whose logits are NaN or infinite ends there with `non_finite`; the others go on.
 
-    A chunk that the device's memory does not hold is computed in smaller batches, halved until they fit. Each chunk
+    Where the device's memory does not hold a batch all the same, it is halved until it fits. Each chunk
     starts whole again: what took up the memory may be gone, and the batches do not depend on what ran before.
 
     Args:
@@ -95,6 +96,7 @@ def generate(
         intervention: None for the baseline.
         stop_ids: tokens that end a completion; they are kept as its last token.
         means: those that the intervention scales towards, if it does.
+        rows: completions that are decoded at once, as planned; None for all of the chunk.
         on_step: told how far the chunk is, about once a second. What it raises ends the chunk.
 
     Raises:
@@ -104,7 +106,7 @@ def generate(
     """
     started = time.perf_counter()
     finished: list[Generated] = []
-    steps, size = 0, len(requests)
+    steps, size = 0, len(requests) if rows is None else rows
     with torch.inference_mode(), applied(model, intervention, means) as scaling:
         while len(finished) < len(requests):
             part = requests[len(finished) : len(finished) + size]
