@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.models.interventions import Scaling
-from backtracking_assets.models.slot_cache import SlotCache
+from backtracking_assets.models.slot_cache import SlotCache, added_mask
 
 
 def prefill(model: PreTrainedModel, token_ids: torch.Tensor, padding: torch.Tensor, cache: SlotCache) -> torch.Tensor:
@@ -55,7 +55,7 @@ def decode_step(
         scaling.firings.clear()
     output = model(
         input_ids=tokens[:, None],
-        attention_mask=(columns[: length + 1] >= padding[:, None])[:, None, None, :],
+        attention_mask=added_mask(columns[: length + 1] >= padding[:, None], model.dtype)[:, None, None, :],
         position_ids=(length - padding)[:, None],
         past_key_values=cache,
         use_cache=True,

@@ -16,32 +16,14 @@ from transformers import PreTrainedModel
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Sampling
-from backtracking_assets.models.forward_passes import decode_step, prefill
-from backtracking_assets.models.interventions import Means, Scaling, applied, decoder_layers
+from backtracking_assets.models.decoding import Decoding, OnStep, Request
+from backtracking_assets.models.interventions import Means, applied
 from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts, release_memory
-from backtracking_assets.models.sampling import row_keys, sample
-from backtracking_assets.models.slot_cache import SlotCache, left_padded
 from backtracking_assets.records import FinishReason, decode_steps
 
-_COMPACT_BELOW = 0.75
-"""Rows that ended are dropped from the batch once fewer than this share of its rows are still decoding."""
-
-_NOT_FINITE = -1
-"""Stands for the token of a row whose logits are NaN or infinite."""
+__all__ = ["Batch", "Generated", "OnStep", "Request", "generate", "replay"]
 
 _TELL_EVERY_SECONDS = 1.0
-
-OnStep = Callable[[int, int], None]
-"""Takes the decode steps of the chunk so far, and how many of its completions are still open."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One completion to make. Requests with the same prompt share one prefill."""
-
-    problem_id: str
-    sample_id: int
-    prompt_ids: tuple[int, ...]
 
 
 @dataclass
@@ -112,10 +94,9 @@ def generate(
             part = requests[len(finished) : len(finished) + size]
             tell = _told_of_chunk(on_step, steps, len(requests) - len(finished) - len(part))
             try:
-                # A part that broke off begins anew, so its completions are new ones.
-                completions = [Generated(request, [], "length", 0, len(part)) for request in part]
-                steps += _Decoding(model, completions, sampling, stop_ids=stop_ids, pad_id=pad_id).run(scaling, tell)
-                finished += completions
+                decoding = Decoding(model, part, sampling, stop_ids=stop_ids, pad_id=pad_id)
+                steps += decoding.run(scaling, tell)
+                finished += _completions(decoding)
                 continue
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -131,11 +112,27 @@ def generate(
     return Batch(finished, time.perf_counter() - started, steps)
 
 
-def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) -> OnStep | None:
-    """What tells of a part in terms of its whole chunk."""
-    if on_step is None:
-        return None
-    return lambda step, n_open: on_step(steps_before + step, n_open + not_begun)
+def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) -> OnStep:
+    """What tells of a part in terms of its whole chunk, about once a second."""
+    told = time.perf_counter()
+
+    def tell(step: int, n_open: int) -> None:
+        nonlocal told
+        if on_step is not None and time.perf_counter() - told >= _TELL_EVERY_SECONDS:
+            told = time.perf_counter()
+            on_step(steps_before + step, n_open + not_begun)
+
+    return tell
+
+
+def _completions(decoding: Decoding) -> list[Generated]:
+    ended = decoding.ended_rows()
+    return [
+        Generated(
+            request, tokens, reason, decoding.fired_until[decode_steps(len(tokens), reason)], len(decoding.requests)
+        )
+        for request, (tokens, reason) in zip(decoding.requests, ended, strict=True)
+    ]
 
 
 def replay(
@@ -159,115 +156,11 @@ def replay(
         BacktrackingError: see `generate`.
     """
     with torch.inference_mode(), applied(model, intervention, means) as scaling, watching(model) as seen_enough:
-        row = Generated(request, [], "length", 0, 1)
-        decoding = _Decoding(model, [row], sampling, stop_ids=frozenset(), pad_id=pad_id)
-        decoding._prefill()
+        decoding = Decoding(model, [request], sampling, stop_ids=frozenset(), pad_id=pad_id)
+        decoding.prefill()
         for step, token in enumerate(token_ids, start=1):
             if seen_enough(step - 1):
                 return
-            decoding._decode(torch.tensor([token], device=model.device), scaling)
+            decoding.last[0] = token
+            decoding.decode(scaling)
         seen_enough(len(token_ids))
-
-
-class _Decoding:
-    """The state of one chunk while it is decoded."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        completions: list[Generated],
-        sampling: Sampling,
-        *,
-        stop_ids: frozenset[int],
-        pad_id: int,
-    ) -> None:
-        device = model.device
-        self.model = model
-        self.sampling = sampling
-        self.stop_ids = stop_ids
-        self.device = device
-        self.rows = completions  # the completion of each slot
-        self.ended = [False] * len(completions)
-        keys = [(row.request.problem_id, row.request.sample_id) for row in completions]
-        self.noise_keys = row_keys(sampling.seed, keys, device)
-        prompts = list(dict.fromkeys(row.request.prompt_ids for row in completions))
-        self.prompt_ids, padding = left_padded(prompts, pad_id, device)
-        place = {prompt: index for index, prompt in enumerate(prompts)}
-        self.prompt_of_row = torch.tensor([place[row.request.prompt_ids] for row in completions], device=device)
-        self.prompt_padding = padding
-        self.padding = padding[self.prompt_of_row]
-        capacity = self.prompt_ids.shape[1] + sampling.max_new_tokens
-        self.cache = SlotCache(len(decoder_layers(model)), capacity)
-        self.columns = torch.arange(capacity, device=device)
-
-    def run(self, scaling: Scaling | None, on_step: OnStep | None) -> int:
-        """Prefill, then decode until every row has ended; returns the number of decode steps."""
-        if scaling is not None:
-            scaling.active = False  # an earlier part of the chunk left it on
-        logits = self._prefill()
-        steps, told = 0, time.perf_counter()
-        while True:
-            tokens = self._draw(logits, steps)
-            if all(self.ended):
-                return steps
-            tokens = self._drop_ended(tokens)
-            logits = self._decode(tokens, scaling)
-            steps += 1
-            if on_step is not None and time.perf_counter() - told >= _TELL_EVERY_SECONDS:
-                told = time.perf_counter()
-                on_step(steps, self.ended.count(False))
-
-    def _prefill(self) -> torch.Tensor:
-        """Logits after each row's prompt, `[rows, vocab]`."""
-        logits = prefill(self.model, self.prompt_ids, self.prompt_padding, self.cache)
-        self.cache.take(self.prompt_of_row)
-        return logits[self.prompt_of_row]
-
-    def _draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """Draw each row's next token and end the rows that are done; returns the tokens, `[rows]`."""
-        finite = torch.isfinite(logits).all(dim=-1)
-        tokens = sample(
-            torch.where(finite[:, None], logits, 0.0),
-            self.noise_keys,
-            step,
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
-        )
-        # One transfer to the host a step: it waits for the device.
-        drawn: list[int] = torch.where(finite, tokens, _NOT_FINITE).tolist()
-        for slot, (row, token) in enumerate(zip(self.rows, drawn, strict=True)):
-            if self.ended[slot]:
-                continue
-            if token == _NOT_FINITE:
-                row.finish_reason = "non_finite"
-                self.ended[slot] = True
-                continue
-            row.token_ids.append(token)
-            if token in self.stop_ids:
-                row.finish_reason = "eos"
-                self.ended[slot] = True
-            elif len(row.token_ids) == self.sampling.max_new_tokens:
-                self.ended[slot] = True
-        return tokens
-
-    def _drop_ended(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Take ended rows out of the batch once enough of them have gathered; returns the remaining rows' tokens."""
-        open_slots = [slot for slot, ended in enumerate(self.ended) if not ended]
-        if len(open_slots) >= _COMPACT_BELOW * len(self.rows):
-            return tokens
-        kept = torch.tensor(open_slots, device=self.device)
-        self.rows = [self.rows[slot] for slot in open_slots]
-        self.ended = [False] * len(open_slots)
-        self.noise_keys = self.noise_keys[kept]
-        self.padding = self.padding[kept]
-        self.cache.take(kept)
-        return tokens[kept]
-
-    def _decode(self, tokens: torch.Tensor, scaling: Scaling | None) -> torch.Tensor:
-        """One decode step of every row in the batch; returns logits, `[rows, vocab]`."""
-        logits = decode_step(self.model, tokens, self.padding, self.cache, self.columns, scaling)
-        if scaling is not None:
-            for row, ended in zip(self.rows, self.ended, strict=True):
-                if not ended:
-                    row.n_firings += scaling.n_fired
-        return logits

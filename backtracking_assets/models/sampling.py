@@ -17,6 +17,9 @@ _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed 64-bit intege
 _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
+_CANDIDATES = 32
+"""The most probable tokens among which the nucleus is looked for first."""
+
 _UNITS = 2.0**60  # a power of two scales without rounding, and the sum of all probabilities stays below 2^63
 
 
@@ -57,9 +60,62 @@ def sample(
     if temperature == 0:
         return logits.argmax(dim=-1)
     scores = torch.log_softmax(logits.float() / temperature, dim=-1)
-    if top_p < 1:
-        scores = scores.masked_fill(~nucleus(scores.exp(), top_p), -torch.inf)
-    return (scores.double() + gumbel_noise(noise_keys, step, logits.shape[-1])).argmax(dim=-1)
+    if top_p >= 1:
+        return _most_probable_with_noise(scores, noise_keys, step)
+    probabilities = scores.exp()
+    most, tokens = probabilities.max(dim=-1)
+    # Where the most probable token reaches top_p alone, no noise moves the draw.
+    open_rows = ((most.double() * _UNITS).long() < int(top_p * _UNITS)).nonzero()[:, 0]
+    if len(open_rows) == 0:
+        return tokens
+    scores, probabilities, keys = scores[open_rows], probabilities[open_rows], noise_keys[open_rows]
+    drawn, certain = draw_from_candidates(scores, probabilities, keys, step, top_p)
+    tokens[open_rows] = drawn
+    rest = (~certain).nonzero()[:, 0]
+    if len(rest):
+        inside = scores[rest].masked_fill_(~nucleus(probabilities[rest], top_p), -torch.inf)
+        tokens[open_rows[rest]] = _most_probable_with_noise(inside, keys[rest], step)
+    return tokens
+
+
+def _most_probable_with_noise(scores: torch.Tensor, noise_keys: torch.Tensor, step: int) -> torch.Tensor:
+    return (scores.double() + gumbel_noise(noise_keys, step, scores.shape[-1])).argmax(dim=-1)
+
+
+def draw_from_candidates(
+    scores: torch.Tensor,
+    probabilities: torch.Tensor,
+    noise_keys: torch.Tensor,
+    step: int | torch.Tensor,
+    top_p: float,
+    candidates: int = _CANDIDATES,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw from the nucleus where it lies within the most probable tokens, without ranking the whole vocabulary.
+
+    Args:
+        scores: log-probabilities, `[rows, vocab]`.
+        probabilities: their exponentials.
+        step: may be a tensor of one number.
+
+    Returns:
+        Token ids, `[rows]`, and where they are certain to be what the whole ranking draws: the tokens above the least
+        probable candidate reach `top_p`, so that neither a token outside nor a tie at the border can belong to it.
+    """
+    vocabulary = probabilities.shape[-1]
+    ids = probabilities.topk(min(candidates, vocabulary), dim=-1).indices.sort(dim=-1).values
+    ranked, order = probabilities.gather(-1, ids).sort(dim=-1, descending=True, stable=True)  # ties by the lower id
+    ids = ids.gather(-1, order)
+    units = (ranked.double() * _UNITS).long()
+    limit = int(top_p * _UNITS)
+    kept = units.cumsum(dim=-1) - units < limit
+    kept[..., 0] = True
+    noise = _gumbel(_uniform(noise_keys, step, ids + 1))
+    noisy = (scores.gather(-1, ids).double() + noise).masked_fill_(~kept, -torch.inf)
+    tokens = ids.gather(-1, noisy.argmax(dim=-1, keepdim=True))[:, 0]
+    if ids.shape[-1] == vocabulary:
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+    above = units.masked_fill(ranked == ranked[:, -1:], 0).sum(dim=-1)
+    return tokens, above >= limit
 
 
 def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
@@ -78,15 +134,25 @@ def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
 
 def gumbel_noise(noise_keys: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
     """Standard Gumbel noise `[rows, vocabulary]`, float64: a pure function of key, step and token id."""
-    uniform = uniform_noise(noise_keys, step, vocabulary)
-    return -torch.log(-torch.log(uniform))
+    return _gumbel(uniform_noise(noise_keys, step, vocabulary))
 
 
 def uniform_noise(noise_keys: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
     """Uniform noise in the open interval (0, 1): `[rows, vocabulary]`, float64."""
     tokens = torch.arange(1, vocabulary + 1, dtype=torch.int64, device=noise_keys.device)
-    per_step = _mix(noise_keys + _wrap(_GOLDEN * (step + 1)))
-    bits = _mix(per_step[:, None] + tokens[None, :] * _GOLDEN)
+    return _uniform(noise_keys, step, tokens[None, :])
+
+
+def _gumbel(uniform: torch.Tensor) -> torch.Tensor:
+    return -torch.log(-torch.log(uniform))
+
+
+def _uniform(noise_keys: torch.Tensor, step: int | torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Noise of the tokens whose ids are one less than the numbers, `[rows or 1, some]`."""
+    # A product of tensors wraps by itself, one of Python integers has to be wrapped.
+    moved = _wrap(_GOLDEN * (step + 1)) if isinstance(step, int) else (step + 1) * _GOLDEN
+    per_step = _mix(noise_keys + moved)
+    bits = _mix(per_step[:, None] + numbers * _GOLDEN)
     # The upper 53 bits, centred in their interval: neither 0 nor 1 can come out.
     return (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
 

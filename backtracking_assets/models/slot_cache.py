@@ -45,7 +45,8 @@ class SlotCache:
         buffer = buffers[layer]
         if buffer is None:
             rows, heads, _, head_size = states.shape
-            buffer = states.new_zeros((rows, heads, self.capacity, head_size))
+            # Not filled: nothing is read before it is written, and memory that is never touched costs nothing.
+            buffer = states.new_empty((rows, heads, self.capacity, head_size))
             buffers[layer] = buffer
         return buffer
 
@@ -64,8 +65,8 @@ class SlotCache:
         for buffers in (self._keys, self._values):
             for layer, buffer in enumerate(buffers):
                 if buffer is not None:
-                    taken = buffer.new_zeros((len(rows), *buffer.shape[1:]))
-                    taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows)
+                    taken = buffer.new_empty((len(rows), *buffer.shape[1:]))
+                    torch.index_select(buffer[:, :, : self.length], 0, rows, out=taken[:, :, : self.length])
                     buffers[layer] = taken
 
     def copy_of(self, rows: torch.Tensor) -> "SlotCache":
@@ -91,7 +92,8 @@ def grouped_attention(
     Args:
         query: `[rows, heads, positions, head size]`.
         key, value: `[rows, key-value heads, length, head size]`.
-        attention_mask: boolean `[rows, 1, positions, length]`, true where attention is allowed.
+        attention_mask: `[rows, 1, positions, length]`, boolean and true where attention is allowed, or in the query's
+            dtype and added to the scores.
 
     Returns:
         `[rows, positions, heads, head size]`, and None where transformers expects attention weights.
@@ -101,9 +103,13 @@ def grouped_attention(
     if positions == 1:
         # The query heads that share a key-value head stand as query positions of that head; one mask row serves all.
         packed = query.reshape(rows, heads // groups, groups, head_size)
-        output = functional.scaled_dot_product_attention(
-            packed, key, value, attn_mask=attention_mask, scale=scaling
-        ).reshape(rows, heads, 1, head_size)
+        if query.device.type == "cpu" and query.dtype == torch.float32 and attention_mask is not None:
+            output = _few_queries(packed, key, value, attention_mask, scaling)
+        else:
+            output = functional.scaled_dot_product_attention(
+                packed, key, value, attn_mask=attention_mask, scale=scaling
+            )
+        output = output.reshape(rows, heads, 1, head_size)
     else:
         output = functional.scaled_dot_product_attention(
             query,
@@ -113,6 +119,20 @@ def grouped_attention(
             scale=scaling,
         )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _few_queries(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """The same as two batched products: torch's kernel for CPUs works in blocks of queries that stay all but empty."""
+    scores = (query * (query.shape[-1] ** -0.5 if scaling is None else scaling)) @ key.transpose(-1, -2)
+    scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+    return scores.softmax(dim=-1) @ value
+
+
+def added_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A boolean mask as what is added to the scores, so that no layer has to turn it into that anew."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,148 @@
+"""One batch of completions while it is decoded: prefill, then a token a step until every row has ended."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from backtracking_assets.experiment_sections import Sampling
+from backtracking_assets.models.forward_passes import decode_step, prefill
+from backtracking_assets.models.interventions import Scaling, decoder_layers
+from backtracking_assets.models.sampling import row_keys, sample
+from backtracking_assets.models.slot_cache import SlotCache, left_padded
+from backtracking_assets.records import FinishReason
+
+_COMPACT_BELOW = 0.9
+"""Rows that ended are dropped from the batch once fewer than this share of its rows are still decoding."""
+
+_NOT_FINITE = -1
+"""Stands for the token of a row whose logits are NaN or infinite."""
+
+OnStep = Callable[[int, int], None]
+"""Takes the decode steps of the chunk so far, and how many of its completions are still open."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to make. Requests with the same prompt share one prefill."""
+
+    problem_id: str
+    sample_id: int
+    prompt_ids: tuple[int, ...]
+
+
+class Decoding:
+    """The state of a batch. `tokens` has a row for each request; the other tensors one for each slot of the batch, from
+    which rows that ended are dropped."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        stop_ids: Collection[int],
+        pad_id: int,
+    ) -> None:
+        device = model.device
+        self.model = model
+        self.requests = requests
+        self.sampling = sampling
+        self.device = device
+        self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
+        self.step = 0
+        """Decode steps so far."""
+        self.fired_until = [0]
+        """What acted in the first n decode steps of a row together, counted by the hooks."""
+        self.tokens = torch.empty((len(requests), sampling.max_new_tokens), dtype=torch.int64, device=device)
+        """What was drawn, `_NOT_FINITE` where nothing could be; meaningless behind the end of a row."""
+
+        self.row_of_slot = torch.arange(len(requests), device=device)
+        self.ended = torch.zeros(len(requests), dtype=torch.bool, device=device)
+        self.last = torch.zeros(len(requests), dtype=torch.int64, device=device)
+        """The token that each slot reads next."""
+        keys = [(request.problem_id, request.sample_id) for request in requests]
+        self.noise_keys = row_keys(sampling.seed, keys, device)
+        prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
+        self.prompt_ids, self.prompt_padding = left_padded(prompts, pad_id, device)
+        place = {prompt: index for index, prompt in enumerate(prompts)}
+        self.prompt_of_row = torch.tensor([place[request.prompt_ids] for request in requests], device=device)
+        self.padding = self.prompt_padding[self.prompt_of_row]
+        capacity = self.prompt_ids.shape[1] + sampling.max_new_tokens
+        self.cache = SlotCache(len(decoder_layers(model)), capacity)
+        self.columns = torch.arange(capacity, device=device)
+
+    def run(self, scaling: Scaling | None, on_step: OnStep) -> int:
+        """Prefill, then decode until every row has ended; returns the number of decode steps."""
+        if scaling is not None:
+            scaling.active = False  # an earlier part of the chunk left it on
+        self.draw(self.prefill())
+        while n_open := self.n_open():
+            self.drop_ended(n_open)
+            logits = self.decode(scaling)
+            on_step(self.step, n_open)
+            self.draw(logits)
+        return self.step
+
+    def prefill(self) -> torch.Tensor:
+        """Logits after each row's prompt, `[rows, vocab]`."""
+        logits = prefill(self.model, self.prompt_ids, self.prompt_padding, self.cache)
+        self.cache.take(self.prompt_of_row)
+        return logits[self.prompt_of_row]
+
+    def decode(self, scaling: Scaling | None) -> torch.Tensor:
+        """One decode step of every slot; returns logits, `[slots, vocab]`."""
+        logits = decode_step(self.model, self.last, self.padding, self.cache, self.columns, scaling)
+        self.step += 1
+        self.fired_until.append(self.fired_until[-1] + (0 if scaling is None else scaling.n_fired))
+        return logits
+
+    def draw(self, logits: torch.Tensor) -> None:
+        """Draw each slot's next token, and note which rows end with it."""
+        lowest, highest = torch.aminmax(logits, dim=-1)
+        finite = (lowest > -torch.inf) & (highest < torch.inf)  # a comparison with NaN is false
+        if not finite.all():
+            logits = torch.where(finite[:, None], logits, 0.0)
+        self.last = sample(
+            logits,
+            self.noise_keys,
+            self.step,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+        )
+        self.tokens[self.row_of_slot, self.step] = torch.where(finite, self.last, _NOT_FINITE)
+        self.ended = self.ended | ~finite | torch.isin(self.last, self.stop_ids)
+
+    def n_open(self) -> int:
+        """How many rows have not ended."""
+        if self.step + 1 == self.sampling.max_new_tokens:
+            return 0
+        return len(self.ended) - int(self.ended.sum())
+
+    def drop_ended(self, n_open: int) -> None:
+        """Take ended rows out of the batch once enough of them have gathered."""
+        if n_open >= _COMPACT_BELOW * len(self.ended):
+            return
+        kept = (~self.ended).nonzero()[:, 0]
+        self.row_of_slot = self.row_of_slot[kept]
+        self.ended = self.ended[kept]
+        self.last = self.last[kept]
+        self.noise_keys = self.noise_keys[kept]
+        self.padding = self.padding[kept]
+        self.cache.take(kept)
+
+    def ended_rows(self) -> list[tuple[list[int], FinishReason]]:
+        """Tokens of each request up to its end, a stop token included, and why it ended there."""
+        drawn = self.tokens[:, : self.step + 1]
+        ends = torch.isin(drawn, self.stop_ids) | (drawn == _NOT_FINITE)
+        n_before = torch.where(ends.any(dim=-1), ends.int().argmax(dim=-1), drawn.shape[1]).tolist()
+        rows: list[tuple[list[int], FinishReason]] = []
+        for tokens, n in zip(drawn.tolist(), n_before, strict=True):
+            if n == len(tokens):
+                rows.append((tokens, "length"))
+            elif tokens[n] == _NOT_FINITE:
+                rows.append((tokens[:n], "non_finite"))
+            else:
+                rows.append((tokens[: n + 1], "eos"))
+        return rows
