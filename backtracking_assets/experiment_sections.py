@@ -113,6 +113,9 @@ class Generation(Section):
     memory_gib: Annotated[Finite, Field(gt=0)] | None = None
     """Memory of a device that is planned with; none: a share of what the device has. Chunks beyond it are decoded in
     several batches."""
+    save_seconds: Annotated[Finite, Field(ge=0)] = 60.0
+    """Seconds of decoding that a crash may cost: so often, the chunk at work is kept as far as it is. 0 is after every
+    step."""
     mixed_devices: Literal["allow", "refuse"] = "allow"
     """Whether the completions of one condition may come from several kinds of device, whose last bits differ."""
 

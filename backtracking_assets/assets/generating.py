@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from backtracking_assets.assets.checkpoint_watch import refuse_changed_checkpoint
-from backtracking_assets.assets.loaded import forget_models, loaded_model, means_for, prompts
+from backtracking_assets.assets.chunk_making import completion_rows, generate_chunk
+from backtracking_assets.assets.loaded import forget_models, loaded_model, prompts
 from backtracking_assets.assets.memory_planning import plan_of_chunk, too_little_free
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
@@ -34,8 +35,7 @@ from backtracking_assets.storage.restoring import restore_archive
 from backtracking_assets.storage.rows import Key, keys_of, table_of
 
 if TYPE_CHECKING:
-    from backtracking_assets.models.generation import Batch, OnStep
-    from backtracking_assets.models.loading import LoadedModel
+    from backtracking_assets.models.generation import OnStep
 
 Log = Callable[[str], None]
 
@@ -215,10 +215,10 @@ class _Work:
             loaded = loaded_model(self.opened, device)
             before = Progress(self.subject, done, total, self.generated, self.tokens, self.seconds)
             reached("chunk started", chunk.chunk_id)
-            batch = _generate_chunk(
-                self.asking, loaded, self.condition, chunk, plans[chunk.chunk_id].rows, self._on_step(before)
+            batch = generate_chunk(
+                self.asking, loaded, self.condition, chunk, plans[chunk.chunk_id], self._on_step(before), self.log
             )
-            rows = _rows(self.asking, loaded, self.condition, chunk, batch)
+            rows = completion_rows(self.asking, loaded, self.condition, chunk, batch)
             self._check_weights()
             reached("chunk generated", chunk.chunk_id)
             made_by = {"device": device_name(device), "run_id": self.run_id, "generated_at": datetime.now(UTC)}
@@ -290,57 +290,6 @@ class _Work:
 def _wider(opened: OpenExperiment) -> list[OpenExperiment]:
     """The experiment on phase 1's problems, where there is a phase 1; its prompts of the same problems are the same."""
     return [] if opened.experiment.phase1 is None else [opened.for_variant(opened.experiment.prompting.variant)]
-
-
-def _generate_chunk(
-    opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk, rows: int, on_step: "OnStep"
-) -> "Batch":
-    from backtracking_assets.models.generation import Request, generate
-
-    prompt_of = prompts(opened)
-    return generate(
-        loaded.model,
-        [Request(problem_id, sample_id, prompt_of[problem_id].token_ids) for problem_id, sample_id in chunk.keys],
-        opened.experiment.sampling,
-        condition.intervention,
-        stop_ids=loaded.stop_ids,
-        pad_id=loaded.pad_id,
-        means=means_for(opened, condition.intervention),
-        rows=rows,
-        on_step=on_step,
-    )
-
-
-def _rows(
-    opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk, batch: "Batch"
-) -> list[dict[str, object]]:
-    """A chunk's completions by column of `records.COMPLETIONS`, but for who made them where and when."""
-    from backtracking_assets.models.detokenize import text_and_starts
-
-    prompt_of = prompts(opened)
-    rows: list[dict[str, object]] = []
-    for completion in batch.completions:
-        request = completion.request
-        text, starts = text_and_starts(loaded.tokenizer, completion.token_ids)
-        rows.append(
-            {
-                "fingerprint": condition.fingerprint,
-                "problem_id": request.problem_id,
-                "sample_id": request.sample_id,
-                "prompt_sha256": prompt_of[request.problem_id].sha256,
-                "text": text,
-                "token_ids": completion.token_ids,
-                "token_starts": starts,
-                "n_prompt_tokens": len(request.prompt_ids),
-                "n_tokens": len(completion.token_ids),
-                "finish_reason": completion.finish_reason,
-                "n_firings": completion.n_firings,
-                "chunk_id": chunk.chunk_id,
-                "chunk_seconds": batch.seconds,
-                "batch_rows": completion.batch_rows,
-            }
-        )
-    return rows
 
 
 def _check_prompts(opened: OpenExperiment, fingerprint: str) -> None:

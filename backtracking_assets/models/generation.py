@@ -16,32 +16,19 @@ from transformers import PreTrainedModel
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Sampling
+from backtracking_assets.models.chunk_state import ChunkState, finished_in, go_on_from, state_of
 from backtracking_assets.models.decoding import Decoding, OnStep, Request
+from backtracking_assets.models.generated import Generated
 from backtracking_assets.models.interventions import Means, applied
 from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts, release_memory
-from backtracking_assets.records import FinishReason, decode_steps
+from backtracking_assets.records import decode_steps
 
 __all__ = ["Batch", "Generated", "OnStep", "Request", "generate", "replay"]
 
 _TELL_EVERY_SECONDS = 1.0
 
-
-@dataclass
-class Generated:
-    """One completion as token ids."""
-
-    request: Request
-    token_ids: list[int]
-    finish_reason: FinishReason
-    n_firings: int
-    """What acted, scaled components or the move of the logits, summed over the completion's decode steps."""
-    batch_rows: int
-    """Completions that were batched together, this one among them."""
-
-    @property
-    def n_decode_steps(self) -> int:
-        """Decode steps that this completion took part in."""
-        return decode_steps(len(self.token_ids), self.finish_reason)
+OnState = Callable[[Callable[[], ChunkState]], None]
+"""Takes what takes the state of the chunk; taking it costs time and memory, and is left to whoever keeps it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +51,8 @@ def generate(
     means: Means | None = None,
     rows: int | None = None,
     on_step: OnStep | None = None,
+    on_state: OnState | None = None,
+    resume_from: ChunkState | None = None,
 ) -> Batch:
     """Generate the completions of one chunk.
 
@@ -80,6 +69,9 @@ def generate(
         means: those that the intervention scales towards, if it does.
         rows: completions that are decoded at once, as planned; None for all of the chunk.
         on_step: told how far the chunk is, about once a second. What it raises ends the chunk.
+        on_state: given between two steps what takes the chunk's state, from which it can be resumed.
+        resume_from: a state of the same requests under the same intervention; what it holds is not made again. On a
+            CPU the completions are the bytes of those that were never interrupted.
 
     Raises:
         BacktrackingError: a hooked component did not fire exactly once in a decode step, or not even one completion
@@ -89,13 +81,19 @@ def generate(
     started = time.perf_counter()
     finished: list[Generated] = []
     steps, size = 0, len(requests) if rows is None else rows
+    if resume_from is not None:
+        finished, started = finished_in(resume_from, requests), started - resume_from.facts["seconds"]
+        steps, size = int(resume_from.facts["steps_before"]), int(resume_from.facts["size"])
     with torch.inference_mode(), applied(model, intervention, means) as scaling:
         while len(finished) < len(requests):
             part = requests[len(finished) : len(finished) + size]
             tell = _told_of_chunk(on_step, steps, len(requests) - len(finished) - len(part))
             try:
                 decoding = Decoding(model, part, sampling, stop_ids=stop_ids, pad_id=pad_id)
-                steps += decoding.run(scaling, tell)
+                if resume_from is not None:
+                    go_on_from(decoding, resume_from, scaling)
+                    resume_from = None
+                steps += decoding.run(scaling, tell, _state_taken(on_state, decoding, finished, size, steps, started))
                 finished += _completions(decoding)
                 continue
             except RuntimeError as error:
@@ -107,9 +105,23 @@ def generate(
                         "lower sampling.max_new_tokens, or end what else runs there."
                     ) from error
             # Outside the handler: while the error lives, its traceback keeps every tensor of the part.
+            resume_from = None
             size = (len(part) + 1) // 2
             release_memory(model.device)
     return Batch(finished, time.perf_counter() - started, steps)
+
+
+def _state_taken(
+    on_state: OnState | None, decoding: Decoding, finished: list[Generated], size: int, steps: int, started: float
+) -> Callable[[], None]:
+    """What gives the state of a chunk to whoever wants it."""
+    if on_state is None:
+        return lambda: None
+
+    def state() -> ChunkState:
+        return state_of(decoding, finished, size=size, steps_before=steps, seconds=time.perf_counter() - started)
+
+    return lambda: on_state(state)
 
 
 def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) -> OnStep:

@@ -77,6 +77,19 @@ class SlotCache:
         other.take(rows)
         return other
 
+    def written(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer up to the common length, as views."""
+        pairs = zip(self._keys, self._values, strict=True)
+        return [(k[:, :, : self.length], v[:, :, : self.length]) for k, v in pairs if k is not None and v is not None]
+
+    def view_of(self, rows: slice) -> "SlotCache":
+        """A cache of neighboring rows that shares this one's buffers and has a length of its own."""
+        other = SlotCache(len(self._keys), self.capacity)
+        other.length = self.length
+        other._keys = [None if buffer is None else buffer[rows] for buffer in self._keys]
+        other._values = [None if buffer is None else buffer[rows] for buffer in self._values]
+        return other
+
 
 def grouped_attention(
     module: nn.Module,
