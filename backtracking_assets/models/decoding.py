@@ -13,7 +13,7 @@ from backtracking_assets.models.sampling import row_keys, sample
 from backtracking_assets.models.slot_cache import SlotCache, left_padded
 from backtracking_assets.records import FinishReason
 
-_COMPACT_BELOW = 0.9
+_COMPACT_BELOW = 0.95
 """Rows that ended are dropped from the batch once fewer than this share of its rows are still decoding."""
 
 _NOT_FINITE = -1
@@ -133,13 +133,17 @@ class Decoding:
         """Take ended rows out of the batch once enough of them have gathered."""
         if n_open >= _COMPACT_BELOW * len(self.ended):
             return
-        kept = (~self.ended).nonzero()[:, 0]
+        # Few rows move: open ones from the end take the places of those that ended. Slots are told by their rows.
+        ended, kept = self.ended, torch.arange(n_open, device=self.device)
+        holes = ended[:n_open].nonzero()[:, 0]
+        movers = (~ended[n_open:]).nonzero()[:, 0] + n_open
+        kept[holes] = movers
         self.row_of_slot = self.row_of_slot[kept]
-        self.ended = self.ended[kept]
+        self.ended = ended[kept]
         self.last = self.last[kept]
         self.noise_keys = self.noise_keys[kept]
         self.padding = self.padding[kept]
-        self.cache.take(kept)
+        self.cache.drop(holes, movers, n_open)
 
     def ended_rows(self) -> list[tuple[list[int], FinishReason]]:
         """Tokens of each request up to its end, a stop token included, and why it ended there."""

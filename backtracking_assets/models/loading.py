@@ -14,6 +14,7 @@ from backtracking_assets.experiment import Experiment
 from backtracking_assets.layer_subsets import LayerSubset
 from backtracking_assets.models.checkpoint import Checkpoint, check_fits, check_full_attention
 from backtracking_assets.models.interventions import component_module
+from backtracking_assets.models.lean_blocks import make_lean
 from backtracking_assets.models.memory import out_of_memory_facts
 from backtracking_assets.models.slot_cache import ATTENTION
 from backtracking_assets.records import Problem
@@ -62,6 +63,7 @@ def load_model(experiment: Experiment, checkpoint: Checkpoint, device: str) -> L
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{checkpoint.folder}: the model cannot be loaded: {_first_line(error)}") from error
     model.eval()
+    make_lean(model)
     check_full_attention(checkpoint.folder, model.config.get_text_config().to_dict())
     for subset in experiment.all_subsets().values():
         for layer, component in subset.components() if isinstance(subset, LayerSubset) else ():

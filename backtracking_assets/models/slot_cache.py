@@ -69,6 +69,15 @@ class SlotCache:
                     torch.index_select(buffer[:, :, : self.length], 0, rows, out=taken[:, :, : self.length])
                     buffers[layer] = taken
 
+    def drop(self, holes: torch.Tensor, movers: torch.Tensor, n_rows: int) -> None:
+        """Keep the first n rows, after the rows `movers` have taken the places of the rows `holes`."""
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    if len(holes):
+                        buffer[holes, :, : self.length] = buffer[movers, :, : self.length]
+                    buffers[layer] = buffer[:n_rows]
+
     def copy_of(self, rows: torch.Tensor) -> "SlotCache":
         """A cache of the given rows with buffers of its own; this one stays as it is."""
         other = SlotCache(len(self._keys), self.capacity)
