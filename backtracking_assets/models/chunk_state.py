@@ -16,6 +16,7 @@ from backtracking_assets.models.decoding import Decoding, Request
 from backtracking_assets.models.forward_passes import prefill, read_block
 from backtracking_assets.models.generated import Generated
 from backtracking_assets.models.interventions import Scaling
+from backtracking_assets.models.static_decoding import FixedCache, StaticDecoding
 from backtracking_assets.records import FinishReason
 
 STATE_VERSION = "1"
@@ -54,7 +55,7 @@ def state_of(
         finished: completions of the chunk's earlier batches.
         size: the most completions that are batched.
     """
-    step = decoding.step
+    step, slots = decoding.step, _slots(decoding)
     facts = {
         "finished": len(finished),
         "rows": len(decoding.requests),
@@ -72,13 +73,13 @@ def state_of(
         "finished.batch_rows": np.array([row.batch_rows for row in finished], np.int32),
         "tokens": decoding.tokens[:, : step + 1].to("cpu", torch.int32).numpy(),
         "fired_until": np.array(decoding.fired_until, np.int64),
-        "row_of_slot": decoding.row_of_slot.cpu().numpy(),
-        "ended": decoding.ended.cpu().numpy(),
-        "last": decoding.last.cpu().numpy(),
+        "row_of_slot": decoding.row_of_slot[:slots].cpu().numpy(),
+        "ended": decoding.ended[:slots].cpu().numpy(),
+        "last": decoding.last[:slots].cpu().numpy(),
     }
     if decoding.device.type == "cpu":
         for layer, (keys, values) in enumerate(decoding.cache.written()):
-            arrays[f"keys.{layer}"], arrays[f"values.{layer}"] = _bits(keys), _bits(values)
+            arrays[f"keys.{layer}"], arrays[f"values.{layer}"] = _bits(keys[:slots]), _bits(values[:slots])
     return ChunkState(facts, arrays)
 
 
@@ -122,6 +123,14 @@ def go_on_from(decoding: Decoding, state: ChunkState, scaling: Scaling | None) -
             layer += 1
         decoding.cache.advance(length)
     assert decoding.cache.length == length
+    if isinstance(decoding, StaticDecoding):
+        decoding.n_slots = len(decoding.row_of_slot)
+        decoding.cache = FixedCache(decoding.cache, torch.arange(decoding.n_slots, device=device))
+
+
+def _slots(decoding: Decoding) -> int:
+    """How many slots of a batch are in use: the first ones."""
+    return decoding.n_slots if isinstance(decoding, StaticDecoding) else len(decoding.row_of_slot)
 
 
 def _compute_cache(decoding: Decoding, scaling: Scaling | None) -> None:

@@ -16,7 +16,7 @@ from backtracking_assets.records import FinishReason
 _COMPACT_BELOW = 0.95
 """Rows that ended are dropped from the batch once fewer than this share of its rows are still decoding."""
 
-_NOT_FINITE = -1
+NOT_FINITE = -1
 """Stands for the token of a row whose logits are NaN or infinite."""
 
 OnStep = Callable[[int, int], None]
@@ -58,7 +58,7 @@ class Decoding:
         self.fired_until = [0]
         """What acted in the first n decode steps of a row together, counted by the hooks."""
         self.tokens = torch.empty((len(requests), sampling.max_new_tokens), dtype=torch.int64, device=device)
-        """What was drawn, `_NOT_FINITE` where nothing could be; meaningless behind the end of a row."""
+        """What was drawn, `NOT_FINITE` where nothing could be; meaningless behind the end of a row."""
 
         self.row_of_slot = torch.arange(len(requests), device=device)
         self.ended = torch.zeros(len(requests), dtype=torch.bool, device=device)
@@ -109,19 +109,33 @@ class Decoding:
 
     def draw(self, logits: torch.Tensor) -> None:
         """Draw each slot's next token, and note which rows end with it."""
-        lowest, highest = torch.aminmax(logits, dim=-1)
-        finite = (lowest > -torch.inf) & (highest < torch.inf)  # a comparison with NaN is false
+        finite = self.finite(logits)
         if not finite.all():
             logits = torch.where(finite[:, None], logits, 0.0)
-        self.last = sample(
+        drawn = sample(
             logits,
-            self.noise_keys,
+            self.noise_keys[: len(logits)],
             self.step,
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
         )
-        self.tokens[self.row_of_slot, self.step] = torch.where(finite, self.last, _NOT_FINITE)
-        self.ended = self.ended | ~finite | torch.isin(self.last, self.stop_ids)
+        self.note(drawn, finite)
+
+    def note(self, drawn: torch.Tensor, finite: torch.Tensor) -> None:
+        """Note what the slots drew, and which of them had logits to draw from."""
+        self.last = drawn
+        self.tokens[self.row_of_slot, self.step] = torch.where(finite, drawn, NOT_FINITE)
+        self.ended = self.ended | ~finite | self.stops(drawn)
+
+    def stops(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which tokens end a completion."""
+        return (tokens[..., None] == self.stop_ids).any(dim=-1)
+
+    @staticmethod
+    def finite(logits: torch.Tensor) -> torch.Tensor:
+        """Which rows of logits are finite throughout."""
+        lowest, highest = torch.aminmax(logits, dim=-1)
+        return (lowest > -torch.inf) & (highest < torch.inf)  # a comparison with NaN is false
 
     def n_open(self) -> int:
         """How many rows have not ended."""
@@ -148,13 +162,13 @@ class Decoding:
     def ended_rows(self) -> list[tuple[list[int], FinishReason]]:
         """Tokens of each request up to its end, a stop token included, and why it ended there."""
         drawn = self.tokens[:, : self.step + 1]
-        ends = torch.isin(drawn, self.stop_ids) | (drawn == _NOT_FINITE)
+        ends = self.stops(drawn) | (drawn == NOT_FINITE)
         n_before = torch.where(ends.any(dim=-1), ends.int().argmax(dim=-1), drawn.shape[1]).tolist()
         rows: list[tuple[list[int], FinishReason]] = []
         for tokens, n in zip(drawn.tolist(), n_before, strict=True):
             if n == len(tokens):
                 rows.append((tokens, "length"))
-            elif tokens[n] == _NOT_FINITE:
+            elif tokens[n] == NOT_FINITE:
                 rows.append((tokens[:n], "non_finite"))
             else:
                 rows.append((tokens[: n + 1], "eos"))

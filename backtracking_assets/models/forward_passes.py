@@ -50,18 +50,40 @@ def decode_step(
         BacktrackingError: a hooked component did not fire exactly once.
     """
     length = cache.length
+    shown = columns[: length + 1] >= padding[:, None]
+    logits = decode_pass(model, tokens, shown, length - padding, cache, scaling)
+    cache.advance(1)
+    return logits
+
+
+def decode_pass(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    shown: torch.Tensor,
+    positions: torch.Tensor,
+    cache: SlotCache,
+    scaling: Scaling | None,
+) -> torch.Tensor:
+    """The pass behind `decode_step`, which leaves the cache's length to its caller.
+
+    Args:
+        shown: which columns of the cache each row sees, `[rows, columns]`.
+        positions: where the tokens stand in their rows, `[rows]`.
+
+    Raises:
+        BacktrackingError: see `decode_step`.
+    """
     if scaling is not None:
         scaling.active = True
         scaling.firings.clear()
     output = model(
         input_ids=tokens[:, None],
-        attention_mask=added_mask(columns[: length + 1] >= padding[:, None], model.dtype)[:, None, None, :],
-        position_ids=(length - padding)[:, None],
+        attention_mask=added_mask(shown, model.dtype)[:, None, None, :],
+        position_ids=positions[:, None],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
-    cache.advance(1)
     logits = output.logits[:, -1]
     if scaling is None:
         return logits

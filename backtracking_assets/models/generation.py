@@ -19,8 +19,9 @@ from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models.chunk_state import ChunkState, finished_in, go_on_from, state_of
 from backtracking_assets.models.decoding import Decoding, OnStep, Request
 from backtracking_assets.models.generated import Generated
-from backtracking_assets.models.interventions import Means, applied
+from backtracking_assets.models.interventions import Means, Scaling, applied
 from backtracking_assets.models.memory import is_out_of_memory, out_of_memory_facts, release_memory
+from backtracking_assets.models.static_decoding import decoding_for
 from backtracking_assets.records import decode_steps
 
 __all__ = ["Batch", "Generated", "OnStep", "Request", "generate", "replay"]
@@ -59,8 +60,8 @@ def generate(
     The first new token is predicted by prefill, which no intervention touches; a completion of n tokens went through
     n - 1 decode steps. A row whose logits are NaN or infinite ends there with `non_finite`; the others go on.
 
-    Where the device's memory does not hold a batch all the same, it is halved until it fits. Each chunk
-    starts whole again: what took up the memory may be gone, and the batches do not depend on what ran before.
+    Where the device's memory does not hold a batch all the same, it is halved until it fits. Each chunk starts whole
+    again: what took up the memory may be gone, and the batches do not depend on what ran before.
 
     Args:
         model: a causal language model whose attention is `slot_cache.grouped_attention`.
@@ -89,12 +90,16 @@ def generate(
             part = requests[len(finished) : len(finished) + size]
             tell = _told_of_chunk(on_step, steps, len(requests) - len(finished) - len(part))
             try:
-                decoding = Decoding(model, part, sampling, stop_ids=stop_ids, pad_id=pad_id)
-                if resume_from is not None:
-                    go_on_from(decoding, resume_from, scaling)
-                    resume_from = None
-                steps += decoding.run(scaling, tell, _state_taken(on_state, decoding, finished, size, steps, started))
-                finished += _completions(decoding)
+                # Its tensors are gone when it has failed, or when the next part begins.
+                steps += _generate_part(
+                    decoding_for(model, part, sampling, stop_ids=stop_ids, pad_id=pad_id),
+                    scaling,
+                    tell,
+                    finished,
+                    resume_from,
+                    _state_given(on_state, finished, size, steps, started),
+                )
+                resume_from = None
                 continue
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -111,17 +116,20 @@ def generate(
     return Batch(finished, time.perf_counter() - started, steps)
 
 
-def _state_taken(
-    on_state: OnState | None, decoding: Decoding, finished: list[Generated], size: int, steps: int, started: float
-) -> Callable[[], None]:
-    """What gives the state of a chunk to whoever wants it."""
+def _state_given(
+    on_state: OnState | None, finished: list[Generated], size: int, steps: int, started: float
+) -> Callable[[Decoding], None]:
+    """What gives the state of a chunk, whose batch at work it is told, to whoever wants it."""
     if on_state is None:
-        return lambda: None
+        return lambda decoding: None
 
-    def state() -> ChunkState:
-        return state_of(decoding, finished, size=size, steps_before=steps, seconds=time.perf_counter() - started)
+    def give(decoding: Decoding) -> None:
+        def take() -> ChunkState:
+            return state_of(decoding, finished, size=size, steps_before=steps, seconds=time.perf_counter() - started)
 
-    return lambda: on_state(state)
+        on_state(take)
+
+    return give
 
 
 def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) -> OnStep:
@@ -137,14 +145,22 @@ def _told_of_chunk(on_step: OnStep | None, steps_before: int, not_begun: int) ->
     return tell
 
 
-def _completions(decoding: Decoding) -> list[Generated]:
-    ended = decoding.ended_rows()
-    return [
-        Generated(
-            request, tokens, reason, decoding.fired_until[decode_steps(len(tokens), reason)], len(decoding.requests)
-        )
-        for request, (tokens, reason) in zip(decoding.requests, ended, strict=True)
-    ]
+def _generate_part(
+    decoding: Decoding,
+    scaling: Scaling | None,
+    tell: OnStep,
+    finished: list[Generated],
+    resume_from: ChunkState | None,
+    give_state: Callable[[Decoding], None],
+) -> int:
+    """Run a decoding and add its completions to those that are finished; returns the number of decode steps."""
+    if resume_from is not None:
+        go_on_from(decoding, resume_from, scaling)
+    steps = decoding.run(scaling, tell, lambda: give_state(decoding))
+    for request, (tokens, reason) in zip(decoding.requests, decoding.ended_rows(), strict=True):
+        n_firings = decoding.fired_until[decode_steps(len(tokens), reason)]
+        finished.append(Generated(request, tokens, reason, n_firings, len(decoding.requests)))
+    return steps
 
 
 def replay(

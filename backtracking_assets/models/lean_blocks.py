@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2RMSNorm
 
-from backtracking_assets.models.slot_cache import ATTENTION, SlotCache, grouped_attention
+from backtracking_assets.models.slot_cache import SlotCache, grouped_attention
 
 
 def make_lean(model: PreTrainedModel) -> int:
@@ -46,7 +46,7 @@ def _make_norm_lean(norm: Any) -> None:
 
 
 def _make_attention_lean(attention: Any) -> None:
-    original, config, head_size = attention.forward, attention.config, attention.head_dim
+    original, head_size = attention.forward, attention.head_dim
     weight, bias = _as_one(attention.q_proj, attention.k_proj, attention.v_proj)
     n_keys = attention.k_proj.out_features // head_size
     n_queries = attention.q_proj.out_features // head_size
@@ -60,7 +60,7 @@ def _make_attention_lean(attention: Any) -> None:
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         rows, positions, _ = hidden_states.shape
-        if positions != 1 or not isinstance(past_key_values, SlotCache) or config._attn_implementation != ATTENTION:
+        if positions != 1 or not isinstance(past_key_values, SlotCache):
             return original(
                 hidden_states=hidden_states,
                 position_embeddings=position_embeddings,

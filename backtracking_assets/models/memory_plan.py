@@ -26,6 +26,9 @@ _SAMPLING_BYTES = 64
 """Bytes for each logit of a row while its token is drawn: logits in float32, scores and noise in float64, the ranking,
 its order and its sums in 64 bits. Measured: docs/performance/memory_and_progress.md."""
 
+_CAPTURED, _CAPTURED_ROWS = 128, 32
+"""Columns and rows between two captured steps of a GPU, as `static_decoding` has them."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -231,6 +234,9 @@ class MemoryPlan:
         attention = self.capacity * (2 * 4 * shape.n_heads + 1 + shape.element_bytes)
         logits = shape.vocabulary * (2 * shape.element_bytes + _SAMPLING_BYTES)
         means = 2 * shape.n_layers * shape.hidden_size * shape.element_bytes
+        if self.budget.device.startswith("cuda"):
+            # Each captured step keeps its logits: one for each so many columns, and for each change of the rows.
+            logits += shape.vocabulary * shape.element_bytes * (self.capacity // _CAPTURED + rows // _CAPTURED_ROWS + 1)
         step = rows * (shape.position_bytes + attention + logits)
         return shape.weights_bytes + cache + max(prefill, step) + means
 

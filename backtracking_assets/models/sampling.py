@@ -20,6 +20,9 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 _CANDIDATES = 32
 """The most probable tokens among which the nucleus is looked for first."""
 
+_CANDIDATES_UNSEEN = 256
+"""The same where the host does not see whether they suffice, and a step that they do not suffice for is done again."""
+
 _UNITS = 2.0**60  # a power of two scales without rounding, and the sum of all probabilities stays below 2^63
 
 
@@ -78,7 +81,25 @@ def sample(
     return tokens
 
 
-def _most_probable_with_noise(scores: torch.Tensor, noise_keys: torch.Tensor, step: int) -> torch.Tensor:
+def sample_without_waiting(
+    logits: torch.Tensor, noise_keys: torch.Tensor, step: torch.Tensor, *, temperature: float, top_p: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sample` as kernels alone, of which the host waits for none; and in which rows it is certain to be `sample`.
+
+    Args:
+        step: one number, on the device.
+    """
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+    scores = torch.log_softmax(logits.float() / temperature, dim=-1)
+    if top_p >= 1:
+        tokens = _most_probable_with_noise(scores, noise_keys, step)
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+    return draw_from_candidates(scores, scores.exp(), noise_keys, step, top_p, _CANDIDATES_UNSEEN)
+
+
+def _most_probable_with_noise(scores: torch.Tensor, noise_keys: torch.Tensor, step: int | torch.Tensor) -> torch.Tensor:
     return (scores.double() + gumbel_noise(noise_keys, step, scores.shape[-1])).argmax(dim=-1)
 
 
@@ -132,12 +153,12 @@ def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
     return torch.zeros_like(kept).scatter(-1, order, kept)
 
 
-def gumbel_noise(noise_keys: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
+def gumbel_noise(noise_keys: torch.Tensor, step: int | torch.Tensor, vocabulary: int) -> torch.Tensor:
     """Standard Gumbel noise `[rows, vocabulary]`, float64: a pure function of key, step and token id."""
     return _gumbel(uniform_noise(noise_keys, step, vocabulary))
 
 
-def uniform_noise(noise_keys: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
+def uniform_noise(noise_keys: torch.Tensor, step: int | torch.Tensor, vocabulary: int) -> torch.Tensor:
     """Uniform noise in the open interval (0, 1): `[rows, vocabulary]`, float64."""
     tokens = torch.arange(1, vocabulary + 1, dtype=torch.int64, device=noise_keys.device)
     return _uniform(noise_keys, step, tokens[None, :])

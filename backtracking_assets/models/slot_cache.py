@@ -25,6 +25,7 @@ class SlotCache:
     is_compileable = False
 
     def __init__(self, n_layers: int, capacity: int) -> None:
+        self.n_layers = n_layers
         self.capacity = capacity
         self.length = 0
         self._keys: list[torch.Tensor | None] = [None] * n_layers

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 
 from backtracking_assets.conditions import Intervention
 from backtracking_assets.experiment_sections import Sampling
-from backtracking_assets.models import chunk_state, decoding
+from backtracking_assets.models import chunk_state, decoding, generation, static_decoding
 from backtracking_assets.models.checkpoint import inspect
 from backtracking_assets.models.chunk_state import ChunkState, go_on_from
 from backtracking_assets.models.decoding import Decoding
 from backtracking_assets.models.generation import Batch, Request, generate
 from backtracking_assets.models.interventions import Means, applied
 from backtracking_assets.models.loading import LoadedModel, load_model
+from backtracking_assets.models.static_decoding import StaticDecoding
 from backtracking_assets_tests.tiny import experiment_document, make_checkpoint, write_experiment, write_problems
 
 DRAWN = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=40, seed=5)
@@ -186,6 +187,29 @@ def test_keys_and_values_are_computed_anew_from_the_tokens(
             assert difference.max() < 1e-4, (layer, name)
     whole = run(loaded, intervention, greedy)
     assert run(loaded, intervention, greedy, resume_from=without_cache(state)).completions == whole.completions
+
+
+@pytest.mark.parametrize("intervention", [INTERVENTIONS["none"], INTERVENTIONS["towards the mean"]])
+def test_decoding_on_fixed_buffers_goes_on_from_tokens_alone(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, intervention: Intervention | None
+) -> None:
+    """What a GPU does, run uncaptured: slots in another order, some of them dropped."""
+    monkeypatch.setattr(static_decoding, "_ROWS", 3)
+    monkeypatch.setattr(static_decoding, "_COLUMNS", 8)
+    monkeypatch.setattr(static_decoding, "_MOST_UNSEEN", 4)
+    monkeypatch.setattr(
+        generation, "decoding_for", lambda *arguments, **named: StaticDecoding(*arguments, **named, capture=False)
+    )
+    whole = run(loaded, intervention)
+    seen: list[int] = []
+    run(loaded, intervention, on_state=lambda take: seen.append(take().steps))
+    late = seen[2 * len(seen) // 3]
+    state = without_cache(state_after(loaded, late, intervention))
+    assert len(state.arrays["row_of_slot"]) < len(requests(loaded))
+    assert run(loaded, intervention, resume_from=state).completions == whole.completions
+    assert run(loaded, intervention, resume_from=state_after(loaded, seen[2], intervention)).completions == (
+        whole.completions
+    )
 
 
 def test_without_the_intervention_the_cache_would_be_another_one(loaded: LoadedModel) -> None:
