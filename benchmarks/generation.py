@@ -29,10 +29,16 @@ from backtracking_assets.models.generation import Request, generate
 from backtracking_assets.models.lean_blocks import make_lean
 from backtracking_assets.models.loading import load_model, make_prompts
 from backtracking_assets.problems import load_problems
+from backtracking_assets.records import Component
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBSET, SCALE = "attn_no_early", 0.25
-ABLATED = ((15, "attention"), (17, "attention"), (19, "attention"), (27, "attention"))
+ABLATED: tuple[tuple[int, Component], ...] = (
+    (15, "attention"),
+    (17, "attention"),
+    (19, "attention"),
+    (27, "attention"),
+)
 SIX_CONDITIONS_TOKENS = 512
 NOT_MEASURED = "not measured: no CUDA device"
 

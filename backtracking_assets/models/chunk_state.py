@@ -139,6 +139,7 @@ def _compute_cache(decoding: Decoding, scaling: Scaling | None) -> None:
         scaling.active = False
     prefill(model, decoding.prompt_ids, decoding.prompt_padding, cache)
     cache.take(decoding.prompt_of_row[decoding.row_of_slot])
+    cache.reserve(cache.length + decoding.step)
     # What a row that has ended reads is of no use to anyone; there may be no token.
     tokens = decoding.tokens[decoding.row_of_slot, : decoding.step].clamp(min=0)
     if scaling is not None:

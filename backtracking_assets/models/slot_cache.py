@@ -15,8 +15,13 @@ ATTENTION = "backtracking_grouped"
 """Name under which `grouped_attention` is registered with transformers."""
 
 
+_GROWTH = 16
+"""Columns by which a cache grows. Those of one row stand beside each other, and a step reads all of them: with columns
+between the rows that are not in use yet, it takes a third longer."""
+
+
 class SlotCache:
-    """Keys and values of every layer, `[slots, key-value heads, capacity, head size]` each.
+    """Keys and values of every layer, `[slots, key-value heads, columns, head size]` each, up to a capacity of columns.
 
     All rows have the same length; shorter prompts are padded on the left. `advance` moves the common length after a
     forward pass.
@@ -35,21 +40,33 @@ class SlotCache:
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new positions of one layer; returns keys and values up to and including them."""
-        keys = self._slots(self._keys, key_states, layer_idx)
-        values = self._slots(self._values, value_states, layer_idx)
         end = self.length + key_states.shape[2]
+        keys = self._slots(self._keys, key_states, layer_idx, end)
+        values = self._slots(self._values, value_states, layer_idx, end)
         keys[:, :, self.length : end] = key_states
         values[:, :, self.length : end] = value_states
         return keys[:, :, :end], values[:, :, :end]
 
-    def _slots(self, buffers: list[torch.Tensor | None], states: torch.Tensor, layer: int) -> torch.Tensor:
+    def _slots(
+        self, buffers: list[torch.Tensor | None], states: torch.Tensor, layer: int, columns: int
+    ) -> torch.Tensor:
         buffer = buffers[layer]
-        if buffer is None:
+        if buffer is None or buffer.shape[2] < columns:
             rows, heads, _, head_size = states.shape
-            # Not filled: nothing is read before it is written, and memory that is never touched costs nothing.
-            buffer = states.new_empty((rows, heads, self.capacity, head_size))
-            buffers[layer] = buffer
+            most = min(self.capacity, -(-columns // _GROWTH) * _GROWTH)
+            # Not filled: nothing is read before it is written.
+            grown = states.new_empty((rows, heads, most, head_size))
+            if buffer is not None:
+                grown[:, :, : self.length] = buffer[:, :, : self.length]
+            buffers[layer] = buffer = grown
         return buffer
+
+    def reserve(self, columns: int) -> None:
+        """Have room for so many columns in all layers, so that views of rows can be written without growing."""
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    self._slots(buffers, buffer, layer, columns)
 
     def advance(self, positions: int) -> None:
         self.length += positions

@@ -45,7 +45,7 @@ class FixedCache(SlotCache):
         for own, theirs in ((self._keys, cache._keys), (self._values, cache._values)):
             for layer, buffer in enumerate(theirs):
                 assert buffer is not None
-                taken = buffer.new_zeros((len(rows), *buffer.shape[1:]))
+                taken = buffer.new_zeros((len(rows), buffer.shape[1], cache.capacity, buffer.shape[3]))
                 taken[:, :, : self.length] = buffer[:, :, : self.length].index_select(0, rows)
                 own[layer] = taken
                 theirs[layer] = None  # both caches need not fit
