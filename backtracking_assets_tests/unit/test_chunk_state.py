@@ -18,16 +18,14 @@ from backtracking_assets.models.checkpoint import inspect
 from backtracking_assets.models.chunk_state import ChunkState, go_on_from
 from backtracking_assets.models.decoding import Decoding
 from backtracking_assets.models.generation import Batch, Request, generate
-from backtracking_assets.models.interventions import Means, applied
+from backtracking_assets.models.interventions import Means, Target, applied
 from backtracking_assets.models.loading import LoadedModel, load_model
 from backtracking_assets.models.static_decoding import StaticDecoding
 from backtracking_assets_tests.tiny import experiment_document, make_checkpoint, write_experiment, write_problems
 
 DRAWN = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=40, seed=5)
-COMPONENTS = ((0, "mlp"), (1, "attention"))
-MEANS: Means = {
-    target: torch.linspace(-1, 1, 32) * (1 + place) for place, target in enumerate(((0, "mlp"), (1, "attention")))
-}
+COMPONENTS: tuple[Target, ...] = ((0, "mlp"), (1, "attention"))
+MEANS: Means = {target: torch.linspace(-1, 1, 32) * (1 + place) for place, target in enumerate(COMPONENTS)}
 INTERVENTIONS: dict[str, Intervention | None] = {
     "none": None,
     "zero": Intervention(components=COMPONENTS, scale=0.0),
@@ -228,7 +226,8 @@ def test_without_the_intervention_the_cache_would_be_another_one(loaded: LoadedM
 
 
 def test_a_row_that_broke_on_its_logits_is_kept_as_such(loaded: LoadedModel) -> None:
-    head, passes = loaded.model.get_output_embeddings(), iter(range(1000))
+    head: Any = loaded.model.get_output_embeddings()
+    passes = iter(range(1000))
 
     def spoil(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         if next(passes) == 3:

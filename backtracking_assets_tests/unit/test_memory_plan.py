@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from backtracking_assets.assets.memory_planning import too_little_free
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Sampling
 from backtracking_assets.models import memory_plan, static_decoding
@@ -240,6 +241,19 @@ def test_the_budget_is_a_share_of_the_device_or_what_the_file_states() -> None:
 def test_the_memory_of_this_machine() -> None:
     memory = device_memory("cpu")
     assert 0 < memory.usable <= memory.total <= psutil.virtual_memory().total
+
+
+def test_a_plan_beyond_what_is_free_is_told_and_not_changed() -> None:
+    fits = plan_chunk(
+        REAL, Budget("cpu", 2**60, 2**60), n_completions=1, n_prompts=1, longest_prompt=9, max_new_tokens=9
+    )
+    small = replace(fits, shape=replace(REAL, n_parameters=0, vocabulary=100))
+    assert too_little_free(small) is None
+    large = replace(small, n_completions=1_000_000, rows_that_fit=1_000_000, max_new_tokens=10_000)
+    told = too_little_free(large)
+    assert told is not None
+    assert told.startswith("A batch of 1000000 takes up to 273072.1 GiB and ")
+    assert "of cpu are free: end what else runs there. Batches are not cut for it" in told
 
 
 @pytest.mark.parametrize(
