@@ -18,8 +18,12 @@ from backtracking_assets.models.generation import Request, generate
 from backtracking_assets.models.lean_blocks import make_lean
 from backtracking_assets.models.memory_plan import Budget, model_shape, plan_chunk, size
 from backtracking_assets.models.slot_cache import ATTENTION
+from backtracking_assets.storage.chunk_progress import ChunkProgress, read_progress, write_progress
+from backtracking_assets.storage.chunks import chunk_of
+from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets_tests.integration.processes import finish, start
 
+_FINGERPRINT = "f" * 64
 CAP = 16_384
 LAST = 16_300
 """The step at which the state is kept."""
@@ -45,22 +49,24 @@ def _generate(report: str) -> None:
     requests = [Request("p", 0, (1, 2, 3, 4)), Request("p", 1, (1, 2, 3, 4)), Request("q", 0, (7, 8))]
     sampling = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=CAP, seed=0)
     intervention = Intervention(components=((27, "mlp"),), scale=0.5)
-    states: list[ChunkState] = []
-    kept = 0
+    layout, chunk = StoreLayout(Path(report).parent), chunk_of(_FINGERPRINT, [("p", 0), ("p", 1), ("q", 0)])
+    layout.journal_of(_FINGERPRINT).mkdir(parents=True)
+    asked = 0
 
     def keep(take: Callable[[], ChunkState]) -> None:
-        nonlocal kept
-        kept += 1
-        if kept == LAST + 1:
+        nonlocal asked
+        if asked == LAST:
             state = take()
-            states.append(ChunkState(state.facts, {name: array.copy() for name, array in state.arrays.items()}))
+            write_progress(layout, _FINGERPRINT, chunk, "", ChunkProgress(state.facts, state.arrays))
+        asked += 1
 
     before = psutil.Process().memory_info().rss
-    options = {"stop_ids": frozenset[int](), "pad_id": 0}
-    whole = generate(model, requests, sampling, intervention, **options)
+    whole = generate(model, requests, sampling, intervention, stop_ids=frozenset(), pad_id=0, on_state=keep)
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    half = generate(model, requests, sampling, intervention, **options, on_state=keep)
-    resumed = generate(model, requests, sampling, intervention, **options, resume_from=states[0])
+    kept = read_progress(layout, _FINGERPRINT, chunk, "")
+    assert kept is not None
+    state = ChunkState(kept.facts, kept.arrays)
+    resumed = generate(model, requests, sampling, intervention, stop_ids=frozenset(), pad_id=0, resume_from=state)
     plan = plan_chunk(
         model_shape(config.to_dict(), "float32"),
         Budget("cpu", 2**60, 2**60),
@@ -73,8 +79,8 @@ def _generate(report: str) -> None:
         "lengths": [len(row.token_ids) for row in whole.completions],
         "reasons": [row.finish_reason for row in whole.completions],
         "firings": [row.n_firings for row in whole.completions],
-        "step": states[0].steps,
-        "same": whole.completions == half.completions == resumed.completions,
+        "step": state.steps,
+        "same": whole.completions == resumed.completions,
         "taken": taken,
         "planned": plan.n_bytes(3) - plan.shape.weights_bytes,
         "keys_and_values": plan.keys_and_values,
@@ -84,6 +90,7 @@ def _generate(report: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_three_completions_of_16k_tokens_take_what_is_planned_and_go_on_near_their_end(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     assert finish(start(_generate, str(report)), timeout=3600) == 0
