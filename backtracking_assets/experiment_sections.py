@@ -107,11 +107,17 @@ class Generation(Section):
     """How the work is cut. Changes speed and durability, never which distribution a completion comes from."""
 
     completions_per_chunk: Annotated[int, Field(strict=True, ge=1)] = 120
-    """Completions batched together and made durable together; about a minute of work at most."""
+    """Completions made durable together, and batched together as far as memory holds them."""
     threads: Annotated[int, Field(strict=True, ge=1)] = 1
     """CPU threads of one model; fixed, because results on a CPU are only bit-identical at equal thread counts."""
     cpu_devices: Annotated[int, Field(strict=True, ge=1, le=1024)] | Literal["auto"] = 1
     """How many processes generate on the CPU at once, each with its own model and `threads`; changes no completion."""
+    memory_gib: Annotated[Finite, Field(gt=0)] | None = None
+    """Memory of a device that is planned with; none: a share of what the device has. Chunks beyond it are decoded in
+    several batches."""
+    save_seconds: Annotated[Finite, Field(ge=0)] = 60.0
+    """Seconds of decoding that a crash may cost: so often, the chunk at work is kept as far as it is. 0 is after every
+    step."""
     mixed_devices: Literal["allow", "refuse"] = "allow"
     """Whether the completions of one condition may come from several kinds of device, whose last bits differ."""
 

@@ -14,6 +14,8 @@ FaultPoint = Literal[
     "plan written",
     "plan in place",
     "chunk started",
+    "progress written",
+    "progress in place",
     "chunk generated",
     "chunk written",
     "chunk in place",

@@ -1,6 +1,6 @@
 """Making a condition's completions: what is there is linked, what is missing is generated, nothing is done twice."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from backtracking_assets.assets.checkpoint_watch import refuse_changed_checkpoint
-from backtracking_assets.assets.loaded import forget_models, loaded_model, means_for, prompts
+from backtracking_assets.assets.chunk_making import completion_rows, generate_chunk
+from backtracking_assets.assets.loaded import forget_models, loaded_model, prompts
+from backtracking_assets.assets.memory_planning import plan_of_chunk, too_little_free
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
 from backtracking_assets.conditions import Condition
@@ -17,6 +19,7 @@ from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError
 from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_of, leased_device
 from backtracking_assets.fault_points import reached
 from backtracking_assets.layer_subsets import DerivedSubset
+from backtracking_assets.models.memory_plan import MemoryPlan
 from backtracking_assets.records import COMPLETIONS, Cell, Subject
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
@@ -32,8 +35,7 @@ from backtracking_assets.storage.restoring import restore_archive
 from backtracking_assets.storage.rows import Key, keys_of, table_of
 
 if TYPE_CHECKING:
-    from backtracking_assets.models.generation import Batch, OnStep
-    from backtracking_assets.models.loading import LoadedModel
+    from backtracking_assets.models.generation import OnStep
 
 Log = Callable[[str], None]
 
@@ -201,8 +203,11 @@ class _Work:
         missing = [chunk for chunk in chunks if chunk.chunk_id not in finished]
         if finished:
             self.log(f"{len(finished)} chunks were finished before; {len(missing)} are generated now.")
+        # Before anything is generated: what does not fit, or is longer than the model knows, is refused here.
+        plans = {chunk.chunk_id: plan_of_chunk(self.asking, device, chunk.keys) for chunk in missing}
         if missing:
             self._check_devices(device_name(device), finished.values())
+            self._say_memory(plans.values())
         total = len(present) + sum(len(chunk.keys) for chunk in chunks)
         done = total - sum(len(chunk.keys) for chunk in missing)
         self._report(done, total)
@@ -210,8 +215,10 @@ class _Work:
             loaded = loaded_model(self.opened, device)
             before = Progress(self.subject, done, total, self.generated, self.tokens, self.seconds)
             reached("chunk started", chunk.chunk_id)
-            batch = _generate_chunk(self.asking, loaded, self.condition, chunk, self._on_step(before))
-            rows = _rows(self.asking, loaded, self.condition, chunk, batch)
+            batch = generate_chunk(
+                self.asking, loaded, self.condition, chunk, plans[chunk.chunk_id], self._on_step(before), self.log
+            )
+            rows = completion_rows(self.asking, loaded, self.condition, chunk, batch)
             self._check_weights()
             reached("chunk generated", chunk.chunk_id)
             made_by = {"device": device_name(device), "run_id": self.run_id, "generated_at": datetime.now(UTC)}
@@ -237,6 +244,13 @@ class _Work:
         self.log("The problems have changed since the chunks were planned; planning anew around the finished ones.")
         layout.plan_of(fingerprint).unlink()
         return plan_chunks(layout, fingerprint, self.opened.keys(), present, size)
+
+    def _say_memory(self, plans: Collection[MemoryPlan]) -> None:
+        """Log the plan of the largest chunk, and whether other programs hold what it takes."""
+        largest = max(plans, key=lambda plan: plan.n_bytes(plan.rows))
+        self.log(f"{largest}.")
+        if (warning := too_little_free(largest)) is not None:
+            self.log(warning)
 
     def _check_weights(self) -> None:
         """Refuse a chunk that may be of other weights than its condition names."""
@@ -276,56 +290,6 @@ class _Work:
 def _wider(opened: OpenExperiment) -> list[OpenExperiment]:
     """The experiment on phase 1's problems, where there is a phase 1; its prompts of the same problems are the same."""
     return [] if opened.experiment.phase1 is None else [opened.for_variant(opened.experiment.prompting.variant)]
-
-
-def _generate_chunk(
-    opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk, on_step: "OnStep"
-) -> "Batch":
-    from backtracking_assets.models.generation import Request, generate
-
-    prompt_of = prompts(opened)
-    return generate(
-        loaded.model,
-        [Request(problem_id, sample_id, prompt_of[problem_id].token_ids) for problem_id, sample_id in chunk.keys],
-        opened.experiment.sampling,
-        condition.intervention,
-        stop_ids=loaded.stop_ids,
-        pad_id=loaded.pad_id,
-        means=means_for(opened, condition.intervention),
-        on_step=on_step,
-    )
-
-
-def _rows(
-    opened: OpenExperiment, loaded: "LoadedModel", condition: Condition, chunk: Chunk, batch: "Batch"
-) -> list[dict[str, object]]:
-    """A chunk's completions by column of `records.COMPLETIONS`, but for who made them where and when."""
-    from backtracking_assets.models.detokenize import text_and_starts
-
-    prompt_of = prompts(opened)
-    rows: list[dict[str, object]] = []
-    for completion in batch.completions:
-        request = completion.request
-        text, starts = text_and_starts(loaded.tokenizer, completion.token_ids)
-        rows.append(
-            {
-                "fingerprint": condition.fingerprint,
-                "problem_id": request.problem_id,
-                "sample_id": request.sample_id,
-                "prompt_sha256": prompt_of[request.problem_id].sha256,
-                "text": text,
-                "token_ids": completion.token_ids,
-                "token_starts": starts,
-                "n_prompt_tokens": len(request.prompt_ids),
-                "n_tokens": len(completion.token_ids),
-                "finish_reason": completion.finish_reason,
-                "n_firings": completion.n_firings,
-                "chunk_id": chunk.chunk_id,
-                "chunk_seconds": batch.seconds,
-                "batch_rows": completion.batch_rows,
-            }
-        )
-    return rows
 
 
 def _check_prompts(opened: OpenExperiment, fingerprint: str) -> None:

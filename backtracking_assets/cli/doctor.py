@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from backtracking_assets.assets.memory_planning import memory_facts
 from backtracking_assets.assets.open_experiment import OpenExperiment
+from backtracking_assets.assets.stored_variants import variants_of
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.execution.devices import devices_of, torch_device
 from backtracking_assets.execution.host import gpu_facts, host_facts
@@ -34,13 +36,16 @@ def run_doctor(name: str, online: bool, as_json: bool, console: Console) -> int:
         "experiment": experiment.name,
         "checkpoint": _checkpoint(experiment),
         "problems": _problems(experiment),
+        "memory": _memory(experiment),
     }
-    healthy = facts["checkpoint"]["loads"] and facts["problems"]["usable"]
+    healthy = facts["checkpoint"]["loads"] and facts["problems"]["usable"] and facts["memory"]["fits"]
     facts["ready"] = healthy
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
+        memory = facts.pop("memory")
         console.print(_table(facts))
+        console.print(_memory_table(memory))
         console.print("Ready." if healthy else "Not ready: see above.", style="green" if healthy else "red")
     return EXIT_HEALTHY if healthy else EXIT_UNFIT
 
@@ -98,6 +103,46 @@ def _problems(experiment: Experiment) -> dict[str, Any]:
         return {"usable": True, "count": len(opened.problems), "digest": opened.problem_set_digest}
     except BacktrackingError as error:
         return {"usable": False, "why": str(error)}
+
+
+def _memory(experiment: Experiment) -> dict[str, Any]:
+    """What a chunk takes, and the batches it is decoded in; on a machine without the device, what it would take."""
+    try:
+        opened = OpenExperiment(experiment, download=False)
+        variants = [opened.for_variant(variant.name) for variant in variants_of(experiment)]
+        return {"fits": True, **memory_facts(opened, variants, _device(experiment))}
+    except BacktrackingError as error:
+        return {"fits": False, "why": str(error)}
+
+
+def _device(experiment: Experiment) -> str | None:
+    try:
+        return torch_device(devices_of(experiment)[0])
+    except BacktrackingError:  # said by the checkpoint's line
+        return None
+
+
+def _memory_table(memory: dict[str, Any]) -> Table:
+    table = Table(title="Memory", title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    if not memory["fits"]:
+        table.add_row("not planned", escape(memory["why"]))
+        return table
+    tokens = f"{memory['longest_prompt']:,} of the prompt + {memory['max_new_tokens']:,} new"
+    table.add_row("weights", f"{memory['weights_gib']} GiB")
+    table.add_row("keys and values", f"{memory['token_bytes']:,} bytes a token; {memory['row_gib']} GiB a completion")
+    table.add_row("tokens", f"at most {tokens}")
+    table.add_row("whole chunk", f"{memory['chunk_gib']} GiB for {memory['completions_per_chunk']} completions")
+    rows = (f"{rows} on {gpu}" if rows else f"none on {gpu}" for gpu, rows in memory["rows_on_a_gpu"].items())
+    table.add_row("at once on a GPU", ", ".join(rows))
+    if memory["device"] is None:
+        table.add_row("here", "the device that the experiment asks for is not there")
+        return table
+    planned = f"{memory['planned_with_gib']} of {memory['device_gib']} GiB are planned with"
+    table.add_row(memory["device"], f"{planned} ({memory['planned_with_by']})")
+    table.add_row("plan", escape(memory["plan"]))
+    return table
 
 
 def _table(facts: dict[str, Any]) -> Table:

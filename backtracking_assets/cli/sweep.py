@@ -17,7 +17,7 @@ from backtracking_assets.assets.jobs import (
     asked_jobs,
     refuse_unasked,
 )
-from backtracking_assets.assets.loaded import prompts
+from backtracking_assets.assets.memory_planning import device_budget, plan_of_experiment
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.page_files import sweep_report_path
 from backtracking_assets.assets.pushing import push_url, pushing_cells
@@ -34,6 +34,7 @@ from backtracking_assets.cli.reconcile import reconcile_with_progress
 from backtracking_assets.cli.runner import Runner, warn
 from backtracking_assets.cli.waiting import reopened, without_waiting
 from backtracking_assets.errors import ExperimentError, did_you_mean
+from backtracking_assets.execution.devices import devices_of, torch_device
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.experiment_file import load_experiment
 from backtracking_assets.plan import is_baseline
@@ -79,11 +80,14 @@ def run_sweep(
     opened.layout.prepare()
     variants_before, missing_variants = _missing_variants(opened, variants)
     cells_before, missing = _missing_cells(opened, wanted)
+    plans: list[str] = []
     if generates(missing_variants) or generates(missing):
-        # What every cell would refuse is refused here, once. Both need torch, which nothing else imports.
+        # What every cell would refuse is refused here, once. All of it needs torch, which nothing else imports.
         if max(n_workers(experiment, some, most_devices) for some in (missing_variants, missing)) > 1:
             start_fork_server()
-        prompts(opened)
+        asked = [*(opened.for_variant(variant.name) for variant in variants), opened]
+        devices = {torch_device(device) for device in devices_of(experiment)}
+        plans = sorted({str(plan_of_experiment(asked, device_budget(opened, device))) for device in devices})
     with (
         pushing_cells(experiment, push or push_url()) as background,
         open_instance() as instance,
@@ -91,6 +95,8 @@ def run_sweep(
         reconcile_with_progress(instance, opened, console)
         runner = Runner(experiment, instance, background)
         _say_what_is_missing(experiment, variants, missing_variants, wanted, missing, console)
+        for plan in plans:
+            console.print(f"{plan}.", markup=False, highlight=False, soft_wrap=True)
         with watching_signals() as signals, holding_checkpoint(opened.checkpoint):
             try:
                 if missing_variants:

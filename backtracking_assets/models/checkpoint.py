@@ -105,6 +105,17 @@ def _missing_file(folder: Path) -> str | None:
     return next((name for name in needed if not (folder / name).is_file()), None)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that a model is loaded from; a folder may hold other safetensors. Empty where there are none.
+
+    Raises:
+        CheckpointError: the index of a sharded checkpoint is malformed.
+    """
+    if (folder / _INDEX).is_file():
+        return [folder / name for name in sorted(_indexed_weights(folder))]
+    return [path for path in (folder / "model.safetensors",) if path.is_file()]
+
+
 def inspect(folder: Path, cache_dir: Path | None = None) -> Checkpoint:
     """Read a checkpoint folder's configuration and digests; needs no torch.
 
@@ -116,7 +127,7 @@ def inspect(folder: Path, cache_dir: Path | None = None) -> Checkpoint:
         CheckpointError: a file is missing, truncated or malformed.
     """
     files = _file_states(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     weights = sorted(folder.glob("*.safetensors"))
     _check_weights(folder, weights)
     if not (folder / "tokenizer.json").is_file():
@@ -179,7 +190,12 @@ def check_fits(checkpoint: Checkpoint, experiment: Experiment) -> None:
         )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json says.
+
+    Raises:
+        CheckpointError: it is missing or malformed, or some layer does not attend to all earlier tokens.
+    """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -51,6 +51,8 @@ class Decoding:
         self.sampling = sampling
         self.device = device
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
+        self.begun = False
+        """Whether the prompts are read and the first token is drawn."""
         self.step = 0
         """Decode steps so far."""
         self.fired_until = [0]
@@ -73,12 +75,19 @@ class Decoding:
         self.cache = SlotCache(len(decoder_layers(model)), capacity)
         self.columns = torch.arange(capacity, device=device)
 
-    def run(self, scaling: Scaling | None, on_step: OnStep) -> int:
-        """Prefill, then decode until every row has ended; returns the number of decode steps."""
-        if scaling is not None:
-            scaling.active = False  # an earlier part of the chunk left it on
-        self.draw(self.prefill())
+    def run(self, scaling: Scaling | None, on_step: OnStep, between: Callable[[], None] = lambda: None) -> int:
+        """Prefill, unless the batch has begun, then decode until every row has ended; returns the decode steps.
+
+        Args:
+            between: called between two steps, when each slot has its token and some rows are still open.
+        """
+        if not self.begun:
+            if scaling is not None:
+                scaling.active = False  # an earlier part of the chunk left it on
+            self.draw(self.prefill())
+            self.begun = True
         while n_open := self.n_open():
+            between()
             self.drop_ended(n_open)
             logits = self.decode(scaling)
             on_step(self.step, n_open)

@@ -91,6 +91,27 @@ def decode_pass(
     return scaling.on_logits(logits)
 
 
+def read_block(model: PreTrainedModel, token_ids: torch.Tensor, padding: torch.Tensor, cache: SlotCache) -> None:
+    """Read `[rows, positions]` tokens more into a cache, each seeing those before it; their logits are dropped.
+
+    What intervenes is the caller's to switch.
+    """
+    length, n_read = cache.length, token_ids.shape[1]
+    columns = torch.arange(length + n_read, device=token_ids.device)
+    positions = columns[length:]
+    shown = columns[None, :] >= padding[:, None]
+    mask = shown[:, None, :] & (columns[None, :] <= positions[:, None])
+    model(
+        input_ids=token_ids,
+        attention_mask=mask[:, None],
+        position_ids=positions[None, :] - padding[:, None],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.advance(n_read)
+
+
 def _check_firings(model: PreTrainedModel, scaling: Scaling) -> None:
     for layer, component in scaling.components:
         times = scaling.firings[layer, component]

@@ -61,6 +61,13 @@ class SlotCache:
             buffers[layer] = buffer = grown
         return buffer
 
+    def reserve(self, columns: int) -> None:
+        """Have room for so many columns in all layers, so that views of rows can be written without growing."""
+        for buffers in (self._keys, self._values):
+            for layer, buffer in enumerate(buffers):
+                if buffer is not None:
+                    self._slots(buffers, buffer, layer, columns)
+
     def advance(self, positions: int) -> None:
         self.length += positions
 
@@ -95,6 +102,19 @@ class SlotCache:
         other.length = self.length
         other._keys, other._values = list(self._keys), list(self._values)
         other.take(rows)
+        return other
+
+    def written(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each layer up to the common length, as views."""
+        pairs = zip(self._keys, self._values, strict=True)
+        return [(k[:, :, : self.length], v[:, :, : self.length]) for k, v in pairs if k is not None and v is not None]
+
+    def view_of(self, rows: slice) -> "SlotCache":
+        """A cache of neighboring rows that shares this one's buffers and has a length of its own."""
+        other = SlotCache(len(self._keys), self.capacity)
+        other.length = self.length
+        other._keys = [None if buffer is None else buffer[rows] for buffer in self._keys]
+        other._values = [None if buffer is None else buffer[rows] for buffer in self._values]
         return other
 
 

@@ -7,7 +7,7 @@ Without capture the same code runs on any device.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -109,13 +109,16 @@ class StaticDecoding(Decoding):
         self.cache = FixedCache(self.cache, self.prompt_of_row)
         return logits[self.prompt_of_row]
 
-    def run(self, scaling: Scaling | None, on_step: OnStep) -> int:
-        if scaling is not None:
-            scaling.active = False  # an earlier part of the chunk left it on
-        self.draw(self.prefill())
-        self.drawn_step.fill_(1)
+    def run(self, scaling: Scaling | None, on_step: OnStep, between: Callable[[], None] = lambda: None) -> int:
+        if not self.begun:
+            if scaling is not None:
+                scaling.active = False  # an earlier part of the chunk left it on
+            self.draw(self.prefill())
+            self.begun = True
+        self.drawn_step.fill_(self.step + 1)
         unseen = 1
         while n_open := self.n_open():
+            between()
             self.drop_ended(n_open)
             logits = [self._next(scaling) for _ in range(min(unseen, self.sampling.max_new_tokens - 1 - self.step))][-1]
             unsure = int(self.unsure_step)

@@ -17,11 +17,12 @@ from backtracking_assets.unwritable import cannot_write
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[^@]+)@(?P<pid>\d+)\.[0-9a-f]{8}\.tmp(\.wal)?")
 
 
-Kind = Literal["plan", "chunk", "archive", "database", "page"]
+Kind = Literal["plan", "progress", "chunk", "archive", "database", "page"]
 """What a file is."""
 
 _FAULT_POINTS: dict[Kind, tuple[FaultPoint, FaultPoint]] = {
     "plan": ("plan written", "plan in place"),
+    "progress": ("progress written", "progress in place"),
     "chunk": ("chunk written", "chunk in place"),
     "archive": ("archive written", "archive in place"),
     "database": ("database written", "database in place"),

@@ -76,6 +76,8 @@ def finish_chunk(layout: StoreLayout, fingerprint: str, chunk: Chunk, completion
     make_folder(path.parent)
     facts = _chunk_facts(fingerprint, chunk.chunk_id)
     write_parquet(table.take([rows[key] for key in chunk.keys]), path, facts, "chunk")
+    # Only now: a chunk that breaks off here is taken up where it was.
+    layout.progress_file(fingerprint, chunk.chunk_id).unlink(missing_ok=True)
     return path
 
 
@@ -124,7 +126,8 @@ def clear_journal(layout: StoreLayout, fingerprint: str) -> None:
     """Remove a condition's chunks and plan. Call it after the archive is written and the database has committed."""
     folder = layout.journal_of(fingerprint)
     # The plan goes last: without it, chunks that an interruption leaves would be planned around.
-    for path in (*sorted(folder.glob("*.parquet")), layout.plan_of(fingerprint)):
+    files = (path for pattern in ("*.partial.safetensors", "*.parquet") for path in sorted(folder.glob(pattern)))
+    for path in (*files, layout.plan_of(fingerprint)):
         path.unlink(missing_ok=True)
         reached("journal half cleared", path.name)
     if folder.exists() and not any(folder.iterdir()):

@@ -65,6 +65,10 @@ class StoreLayout:
     def chunk_file(self, fingerprint: str, chunk_id: str) -> Path:
         return self.journal_of(fingerprint) / f"{chunk_id}.parquet"
 
+    def progress_file(self, fingerprint: str, chunk_id: str) -> Path:
+        """How far the chunk at work is; it stays on this machine."""
+        return self.journal_of(fingerprint) / f"{chunk_id}.partial.safetensors"
+
     def archive_of(self, fingerprint: str) -> Path:
         """File with every completion of one condition."""
         return self.archive / f"{_checked(fingerprint)}.parquet"

@@ -20,13 +20,21 @@ from backtracking_assets_tests.chaos.harness import (
 )
 from backtracking_assets_tests.integration.studies import Study, make_study
 
-# Two conditions of two chunks each; a cell that is linked to another one's completions.
+# Two conditions of two chunks each, kept after every step; a cell that is linked to another one's completions.
 CHANGES: dict[str, Any] = {
     "problems": {"count": 4},
+    "generation": {"save_seconds": 0},
     "plan": [{"layer_subsets": ["attn_1"]}, {"layer_subsets": ["both_0"], "scales": [1.0]}],
 }
-COSTS_A_CHUNK = ("chunk started", "chunk generated", "chunk written")
-LATER = ("transaction open#3", "transaction open#9", "transaction committed#5", "chunk in place#2", "page in place#3")
+BEGINS_A_CHUNK_AGAIN = ("chunk started", "progress written", "progress in place", "chunk generated", "chunk written")
+LATER = (
+    "transaction open#3",
+    "transaction open#9",
+    "transaction committed#5",
+    "chunk in place#2",
+    "page in place#3",
+    "progress in place#9",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def test_an_uninterrupted_sweep_reaches_every_point_and_leaves_nothing_over(undi
     assert undisturbed.outcome.current_pages == {"attn_1 at 0", "attn_1 at 1", "both_0 at 1", "the sweep"}
 
 
-@pytest.mark.parametrize("faults", [POINTS[:9], POINTS[9:]], ids=["until the database", "from there on"])
+@pytest.mark.parametrize("faults", [POINTS[:11], POINTS[11:]], ids=["until the database", "from there on"])
 def test_a_sweep_killed_at_one_named_point_after_the_other_is_finished_by_the_same_command(
     faults: tuple[str, ...], tmp_path: Path, tiny_checkpoint: Path, undisturbed: Undisturbed
 ) -> None:
@@ -74,7 +82,7 @@ def test_a_sweep_killed_at_one_named_point_after_the_other_is_finished_by_the_sa
     for fault in faults:
         assert start_sweep(study, tmp_path, log=log, fault=fault).wait().code == KILLED, fault
     check_finished(study, tmp_path, log, undisturbed)
-    assert generated_again(log) == sum(fault in COSTS_A_CHUNK for fault in faults)
+    assert generated_again(log) == sum(fault in BEGINS_A_CHUNK_AGAIN for fault in faults)
 
 
 @pytest.mark.slow
@@ -85,7 +93,23 @@ def test_a_sweep_killed_at_a_named_point_is_finished_by_the_same_command(
     study, log = new_study(tmp_path / "study", tiny_checkpoint), tmp_path / "points.log"
     assert start_sweep(study, tmp_path, log=log, fault=fault).wait().code == KILLED
     check_finished(study, tmp_path, log, undisturbed)
-    assert generated_again(log) == (fault in COSTS_A_CHUNK)
+    assert generated_again(log) == (fault.partition("#")[0] in BEGINS_A_CHUNK_AGAIN)
+
+
+def test_a_sweep_killed_in_the_middle_of_a_chunk_repeats_none_of_its_steps(
+    tmp_path: Path, tiny_checkpoint: Path, undisturbed: Undisturbed
+) -> None:
+    study, log = new_study(tmp_path / "study", tiny_checkpoint), tmp_path / "points.log"
+    assert start_sweep(study, tmp_path, log=log, fault="progress in place#6").wait().code == KILLED
+    check_finished(study, tmp_path, log, undisturbed)
+    # The step that was kept last is kept once more as the chunk goes on from it; each other one is made once.
+    assert kept(log) == kept(undisturbed.log) + 1
+    assert generated_again(log) == 1
+
+
+def kept(log: Path) -> int:
+    """How often the state of a chunk was kept, which is after every step here."""
+    return log.read_text(encoding="utf-8").count("\tprogress in place\t")
 
 
 def check_finished(study: Study, folder: Path, log: Path, undisturbed: Undisturbed) -> None:

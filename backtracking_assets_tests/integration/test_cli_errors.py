@@ -76,6 +76,21 @@ MISTAKES = {
     "no CUDA device": Mistake(
         _sweep(), ("device cuda", "no CUDA device"), lambda s: s.experiment(model={"device": "cuda"})
     ),
+    "longer than the model knows": Mistake(
+        _sweep(),
+        ("the model knows 512 (max_position_embeddings)", "nothing was generated", "sampling.max_new_tokens"),
+        lambda s: s.experiment(sampling={"max_new_tokens": 600}),
+    ),
+    "too little memory": Mistake(
+        _sweep(),
+        ("Not even one completion fits", "nothing was generated", "raise generation.memory_gib"),
+        lambda s: s.experiment(generation={"memory_gib": 0.00001}),
+    ),
+    "more memory than there is": Mistake(
+        _sweep(),
+        ("generation.memory_gib is 1e+06 and cpu has",),
+        lambda s: s.experiment(generation={"memory_gib": 1e6}),
+    ),
     "outputs in the way": Mistake(
         _sweep(),
         ("a_file is not a folder", "BACKTRACKING_HOME"),
@@ -150,7 +165,8 @@ def test_doctor_tells_the_facts_and_never_the_token(study: Study, tmp_path: Path
     facts = json.loads(found.stdout)
     assert set(facts) == {
         *("host", "system", "cpu", "cpu_cores", "memory_gib", "memory_free_gib", "disk_free_gib", "outputs"),
-        *("gpus", "cuda_of_torch", "driver", "versions", "hub_token", "experiment", "checkpoint", "problems", "ready"),
+        *("gpus", "cuda_of_torch", "driver", "versions", "hub_token", "experiment", "checkpoint", "problems"),
+        *("memory", "ready"),
     }
     assert facts["hub_token"] == "set"
     assert facts["outputs"] == str(study.home / "runs")
@@ -158,9 +174,13 @@ def test_doctor_tells_the_facts_and_never_the_token(study: Study, tmp_path: Path
     assert facts["checkpoint"]["loads"]
     assert facts["checkpoint"]["layers"] == 2
     assert facts["problems"] == {"usable": True, "count": 3, "digest": facts["problems"]["digest"]}
+    assert facts["memory"]["fits"]
+    assert facts["memory"]["rows"] == 4
+    assert facts["memory"]["plan"].startswith("4 completions a chunk in 1 batch of 4: ")
     assert facts["ready"]
     table = backtracking("doctor", str(study.file), environment=environment, folder=tmp_path)
     assert table.stdout.endswith("Ready.\n")
+    assert "4 completions a chunk in 1 batch of 4: " in table.stdout
     files = [path.read_bytes() for path in study.home.rglob("*") if path.is_file()]
     said = [found.stdout, found.stderr, table.stdout, table.stderr]
     assert not any(_TOKEN in text for text in said)

@@ -13,11 +13,12 @@ import pytest
 
 from backtracking_assets.assets.generating import Generation, ensure_completions
 from backtracking_assets.assets.loaded import prompts
+from backtracking_assets.assets.memory_planning import plan_of_chunk
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import Progress
 from backtracking_assets.errors import ProblemFileError
 from backtracking_assets.experiment_file import load_experiment
-from backtracking_assets.models import generation
+from backtracking_assets.models import decoding, generation
 from backtracking_assets.records import Cell
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.archive import read_archive
@@ -132,6 +133,68 @@ def test_a_killed_process_leaves_its_finished_chunks_and_no_lock(study: Study, g
     made = make(study.opened(), "second")
     assert made.n_generated == 2
     assert generated == [study.opened().keys()[4:]]
+
+
+KEPT = {"save_seconds": 0}
+
+
+def _generate_with_a_fault(environment: dict[str, str], file: str) -> None:
+    replace_environment(environment)
+    make(OpenExperiment(load_experiment(file)), "killed")
+
+
+def kill_within_first_chunk(study: Study, **changes) -> OpenExperiment:
+    """Have a process die after five decode steps of its first chunk; the experiment."""
+    opened = study.opened(generation=KEPT, **changes)
+    environment = {**study.environment, "BACKTRACKING_FAULT": "progress in place#6"}
+    assert finish(start(_generate_with_a_fault, environment, str(study.file))) == -9
+    return opened
+
+
+def test_a_chunk_that_a_killed_process_has_begun_goes_on_where_it_was(
+    study: Study, tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = kill_within_first_chunk(study)
+    steps: list[int] = []
+    step = decoding.decode_step
+
+    def counted(model, tokens, *arguments):
+        steps.append(len(tokens))
+        return step(model, tokens, *arguments)
+
+    monkeypatch.setattr(decoding, "decode_step", counted)
+    told: list[str] = []
+    ensure_completions(study.opened(generation=KEPT), CELL, run_id="second", log=told.append)
+    resumed, fingerprint = list(steps), fingerprint_of(opened)
+    assert [line for line in told if "goes on at step 5 of at most 11, 4 completions at once." in line]
+    assert content(study.layout, fingerprint).equals(uninterrupted(tmp_path / "other", tiny_checkpoint))
+    assert len(resumed) == len(steps) - len(resumed) - 5
+    assert not study.layout.journal_of(fingerprint).exists()
+
+
+def test_a_chunk_whose_prompts_have_changed_begins_anew(study: Study) -> None:
+    opened = kill_within_first_chunk(study)
+    _change_question(study, opened)
+    told: list[str] = []
+    changed = study.opened(generation=KEPT)
+    ensure_completions(changed, CELL, run_id="second", log=told.append)
+    assert not [line for line in told if "goes on" in line]
+    (reason,) = study.layout.set_aside.glob("*.reason.txt")
+    assert "made with another prompt" in reason.read_text(encoding="utf-8")
+    asked = queries.completions(study.layout, fingerprint_of(changed)).to_pylist()
+    assert all(row["prompt_sha256"] == prompts(changed)[row["problem_id"]].sha256 for row in asked)
+
+
+def test_a_chunk_larger_than_the_memory_is_decoded_in_planned_batches(study: Study) -> None:
+    whole = plan_of_chunk(study.opened(), "cpu", study.opened().keys()[:4])
+    gib = (whole.n_bytes(3) + 1) / 2**30
+    told: list[str] = []
+    opened = study.opened(generation={"memory_gib": gib})
+    ensure_completions(opened, CELL, run_id="run", log=told.append)
+    (line,) = [line for line in told if "completions a chunk in" in line]
+    assert line.startswith("4 completions a chunk in 2 batches of 2: ")
+    rows = queries.completions(study.layout, fingerprint_of(opened))["batch_rows"].to_pylist()
+    assert rows == [2] * 6
 
 
 def test_a_finished_condition_is_linked_without_the_engine(study: Study, generated: Keys) -> None:
