@@ -39,7 +39,9 @@ def _events(instance: dg.DagsterInstance, run_id: str) -> list[str | None]:
     return [record.event_log_entry.message for record in instance.get_records_for_run(run_id).records]
 
 
-def _die_after_a_run(told: Path) -> None:
+def _die_after_a_run(told: Path, home: str) -> None:
+    # The process is forked from one that was begun by another test, with the environment of that time.
+    os.environ["DAGSTER_HOME"] = home
     instance = open_instance()
     told.write_text(_materialized(instance), encoding="utf-8")
     os._exit(9)  # nothing is closed, as when the process is killed
@@ -62,7 +64,7 @@ def test_a_runs_database_is_the_one_that_dagster_makes() -> None:
 
 def test_what_a_process_recorded_is_there_after_it_died(tmp_path: Path) -> None:
     told = tmp_path / "run_id"
-    assert finish(start(_die_after_a_run, told)) == 9
+    assert finish(start(_die_after_a_run, told, os.environ["DAGSTER_HOME"])) == 9
     run_id = told.read_text(encoding="utf-8")
     with dg.DagsterInstance.get() as plain:
         run = plain.get_run_by_id(run_id)
