@@ -24,16 +24,15 @@ _HERE = Path(__file__).resolve().parent
 _SUBSETS = 10
 
 RULES: list[Rule] = [
-    ("/models/generation.py", "generate", "generation"),
-    ("/models/detokenize.py", None, "generation"),
-    ("/assets/identity.py", "probe_identity", "checks"),
+    ("/assets/chunk_making.py", None, "generation"),
+    ("/backtracking_assets/models/", None, "generation"),
+    ("/assets/identity.py", None, "checks"),
     ("/assets/checks.py", None, "checks"),
     ("/analysis/detection.py", None, "detection"),
     ("/analysis/metrics.py", None, "metrics"),
     ("/backtracking_assets/reporting/", None, "figures and page"),
     ("/backtracking_assets/storage/", None, "storage"),
     ("/backtracking_assets/assets/", None, "reading and digests"),
-    ("/backtracking_assets/models/", None, "reading and digests"),
     ("/backtracking_assets/conditions.py", None, "reading and digests"),
     ("/backtracking_assets/problems.py", None, "reading and digests"),
     ("/site-packages/dagster", None, "Dagster"),

@@ -13,6 +13,7 @@ from backtracking_assets.cli.handing_out import HandingOut, Task
 from backtracking_assets.cli.interrupts import SignalWatch
 from backtracking_assets.cli.runner import Runner, say_not_started, warn
 from backtracking_assets.cli.waiting import reopened
+from backtracking_assets.execution.dagster_home import raise_gpu_pool_limit
 from backtracking_assets.execution.dead_runs import end_dead_runs
 from backtracking_assets.execution.devices import device_locks_dir, devices_of, leased_device
 from backtracking_assets.experiment import Experiment
@@ -103,6 +104,8 @@ def _by_workers(
 
     kind, completions = runner.kind_of(statuses)
     order = Order(experiment, opened.checkpoint, devices_of(experiment))
+    # The leases see to it that a device has one holder; Dagster's pool may only not be narrower.
+    raise_gpu_pool_limit(runner.instance, size)
     with (
         progress_bars(console, kind, len(statuses), completions, order.devices[:size], size) as bars,
         Crew(order, size, console, lambda: end_dead_runs(runner.instance)) as crew,

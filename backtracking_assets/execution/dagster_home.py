@@ -118,3 +118,13 @@ def _write(settings: Path, text: str) -> None:
 def set_gpu_pool_limit(instance, devices: int) -> None:
     """Let as many generation steps run at once as there are devices."""
     instance.event_log_storage.set_concurrency_slots(GPU_POOL, devices)
+
+
+def raise_gpu_pool_limit(instance, devices: int) -> None:
+    """Let at least so many generation steps run at once.
+
+    A step that finds no slot in the pool asks for one without pause, which takes a whole core from the others.
+    """
+    limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
+    if (limits.get(GPU_POOL) or 0) < devices:
+        set_gpu_pool_limit(instance, devices)

@@ -31,6 +31,8 @@ class Study:
     samples_per_problem: int
     seeds: Mapping[str, int]
     """Every seed of the study by what it decides, such as `sampling`."""
+    resamples: int
+    """Sign flips that a p-value is sampled from, where there are too many to go through all."""
 
     @property
     def completions_per_cell(self) -> int:
@@ -53,6 +55,7 @@ def study_of(experiment: Experiment) -> Study:
         n_problems=experiment.problems.count,
         samples_per_problem=experiment.problems.samples,
         seeds=seeds,
+        resamples=experiment.statistics.resamples,
     )
 
 

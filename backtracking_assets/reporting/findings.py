@@ -1,5 +1,6 @@
 """What a sweep says, in plain sentences computed from its figures, and what stands against believing it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,8 @@ def find_answer(report: SweepReport) -> Findings:
     best = drops[0]
     cautions = [*_measure_cautions(index), *_missing(len(targeted), drops)]
     if not best.is_clear(alpha):
-        return Findings(_no_clear_drop(index, drops), tuple(cautions + _truncation(index)))
+        unclear = [*_too_few_resamples(report, drops, alpha), *cautions, *_truncation(index)]
+        return Findings(_no_clear_drop(index, drops), tuple(unclear))
     among = f"the {plural(len(drops), 'targeted subset')} measured" if len(drops) > 1 else "the one subset measured"
     answer = (
         f"Of {among}, {best.cell.layer_subset} at scale {best.cell.scale:g} lowers “{label}” most: from "
@@ -164,6 +166,25 @@ def _no_clear_drop(index: SweepIndex, drops: list[_Drop]) -> str:
         f"No targeted subset clearly lowers “{label}” at scale {best.cell.scale:g}: the largest drop is {name}'s, "
         f"{difference}, Holm-corrected {equals_p(best.comparison.p_holm)}."
     )
+
+
+def _too_few_resamples(report: SweepReport, drops: list[_Drop], alpha: float) -> list[str]:
+    """Whether a drop is unclear only because so many comparisons need a lower p than the resamples can give."""
+    lowest = 1 / (report.study.resamples + 1)
+    for drop in drops:
+        own, corrected, high = drop.comparison.p_value, drop.comparison.p_holm, drop.comparison.high
+        if own is None or corrected is None or high is None or high >= 0 or own > lowest * 1.001 or corrected < alpha:
+            continue
+        corrected_over = (
+            round(corrected / own) if corrected < 1 else len({cell for cell, _ in index_sweep(report).compared})
+        )
+        return [
+            f"With statistics.resamples at {report.study.resamples:,}, no p is below 1 in "
+            f"{report.study.resamples + 1:,}, and none can be clear after a correction over {corrected_over:,} "
+            f"comparisons: set it to at least {math.ceil(corrected_over / alpha):,}. What is there is measured anew, "
+            "nothing is generated.",
+        ]
+    return []
 
 
 def _control_cautions(index: SweepIndex, best: _Drop) -> list[str]:

@@ -92,7 +92,7 @@ def results_of(
     judged = judged_rankings(scores, truth, MARGIN, STATISTICS, FIXED)
     ranks = rank_among_draws("planted", 0.0, -0.7, draws, FIXED)
     return ControlResults(
-        study=Study(name, f"Study {name}", "Made up.", 0.95, 6, 2, {"sampling": 1}),
+        study=Study(name, f"Study {name}", "Made up.", 0.95, 6, 2, {"sampling": 1}, 10_000),
         tuned_here=name == "made",
         margin=MARGIN,
         probes=truth.probes,

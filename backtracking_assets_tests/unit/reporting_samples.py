@@ -28,6 +28,7 @@ STUDY = Study(
     n_problems=120,
     samples_per_problem=4,
     seeds={"sampling": 42},
+    resamples=10_000,
 )
 PROVENANCE = Provenance(
     run_ids=("run-1",),

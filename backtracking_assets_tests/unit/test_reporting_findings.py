@@ -106,6 +106,17 @@ def test_a_drop_without_a_corrected_p_is_not_clear() -> None:
     assert find_answer(sweep_report(comparisons=frame)).answer.startswith("No targeted subset clearly lowers")
 
 
+def test_a_drop_that_too_few_resamples_keep_from_being_clear_is_told_from_one_that_is_small() -> None:
+    lowest = 1 / 10_001
+    frame = comparisons_frame().assign(p_value=lowest, p_holm=1_800 * lowest)
+    assert "after a correction over 1,800 comparisons: set it to at least 36,000." in cautions(
+        sweep_report(comparisons=frame)
+    )
+    unsure = comparisons_frame().assign(p_value=3 * lowest, p_holm=1_800 * lowest)
+    assert "statistics.resamples" not in cautions(sweep_report(comparisons=unsure))
+    assert "statistics.resamples" not in cautions(sweep_report())
+
+
 @pytest.mark.parametrize(
     ("absent", "expected"),
     [
