@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from backtracking_assets.cli.worker import end_with_parent
+from backtracking_assets.execution.dagster_home import raise_gpu_pool_limit
+from backtracking_assets.execution.gpu_executor import GPU_POOL
 from backtracking_assets.execution.run_tags import DEVICE_TAG, PID_TAG
 from backtracking_assets_tests.chaos.harness import (
     Outcome,
@@ -107,6 +109,16 @@ def test_cells_are_shared_by_both_devices_and_none_is_made_twice(story: Story) -
     lines = [line.split("\t") for line in story.log.read_text(encoding="utf-8").splitlines()]
     chunks = Counter(detail for _, point, detail in lines if point == "chunk in place")
     assert max(chunks.values()) <= 1
+
+
+def test_no_worker_waits_for_the_pool_while_another_generates(story: Story) -> None:
+    with story.study.active(), dg.DagsterInstance.get() as instance:
+        pools = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
+        assert pools[GPU_POOL] == 2  # the folder was made for the one device that a CPU is by default
+        raise_gpu_pool_limit(instance, 1)  # a sweep on fewer devices narrows it for nobody
+        raise_gpu_pool_limit(instance, 3)
+        pools |= {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
+    assert pools[GPU_POOL] == 3
 
 
 def _parent(started: Path) -> None:
