@@ -19,7 +19,7 @@ def host_facts(outputs: Path) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),
-        "cpu": _processor(),
+        "cpu": processor(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(memory.total / 2**30, 1),
         "memory_free_gib": round(memory.available / 2**30, 1),
@@ -47,7 +47,8 @@ def gpu_facts() -> dict[str, Any]:
     return {"gpus": devices, "cuda_of_torch": torch.version.cuda, "driver": _driver()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The model of this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

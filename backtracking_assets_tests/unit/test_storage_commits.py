@@ -1,6 +1,5 @@
 """Detections, metrics, comparisons and checks: results never outlive what they were computed from."""
 
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,20 +40,6 @@ from backtracking_assets_tests.unit.study_samples import BASE, DIGEST, LESS, lef
 @pytest.fixture
 def layout(tmp_path: Path) -> StoreLayout:
     return StoreLayout(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one ablated cell of two problems and two samples, and everything that follows from them."""
-    layout = StoreLayout(tmp_path_factory.mktemp("measured"))
-    measure(layout, ABLATED)
-    return layout.root
-
-
-@pytest.fixture
-def study(measured: Path, tmp_path: Path) -> StoreLayout:
-    """A copy of `measured` to change."""
-    return StoreLayout(Path(shutil.copytree(measured, tmp_path / "study")))
 
 
 def test_detections_replace_those_of_the_same_rules_and_keys(layout: StoreLayout) -> None:

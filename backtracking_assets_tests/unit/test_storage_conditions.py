@@ -1,6 +1,5 @@
 """Conditions and the cells that point to them: rows are replaced by key, and a cell holds exactly its own."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -31,26 +30,12 @@ from backtracking_assets_tests.unit.storage_samples import (
     keys,
     table_of,
 )
-from backtracking_assets_tests.unit.study_samples import BASE, LESS, generations, left, link, measure
+from backtracking_assets_tests.unit.study_samples import BASE, LESS, generations, left, link
 
 
 @pytest.fixture
 def layout(tmp_path: Path) -> StoreLayout:
     return StoreLayout(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one ablated cell of two problems and two samples, and everything that follows from them."""
-    layout = StoreLayout(tmp_path_factory.mktemp("measured"))
-    measure(layout, ABLATED)
-    return layout.root
-
-
-@pytest.fixture
-def study(measured: Path, tmp_path: Path) -> StoreLayout:
-    """A copy of `measured` to change."""
-    return StoreLayout(Path(shutil.copytree(measured, tmp_path / "study")))
 
 
 def test_a_condition_comes_back_exactly(layout: StoreLayout) -> None:
