@@ -88,10 +88,7 @@ def run_sweep(
         asked = [*(opened.for_variant(variant.name) for variant in variants), opened]
         devices = {torch_device(device) for device in devices_of(experiment)}
         plans = sorted({str(plan_of_experiment(asked, device_budget(opened, device))) for device in devices})
-    with (
-        pushing_cells(experiment, push or push_url()) as background,
-        open_instance() as instance,
-    ):
+    with pushing_cells(experiment, push or push_url()) as background, open_instance() as instance:
         reconcile_with_progress(instance, opened, console)
         runner = Runner(experiment, instance, background)
         _say_what_is_missing(experiment, variants, missing_variants, wanted, missing, console)

@@ -85,7 +85,7 @@ def find_answer(report: SweepReport) -> Findings:
     best = drops[0]
     cautions = [*_measure_cautions(index), *_missing(len(targeted), drops)]
     if not best.is_clear(alpha):
-        unclear = [*_too_few_resamples(report, drops, alpha), *cautions, *_truncation(index)]
+        unclear = [*_too_few_resamples(index, report.study.resamples, drops, alpha), *cautions, *_truncation(index)]
         return Findings(_no_clear_drop(index, drops), tuple(unclear))
     among = f"the {plural(len(drops), 'targeted subset')} measured" if len(drops) > 1 else "the one subset measured"
     answer = (
@@ -168,19 +168,17 @@ def _no_clear_drop(index: SweepIndex, drops: list[_Drop]) -> str:
     )
 
 
-def _too_few_resamples(report: SweepReport, drops: list[_Drop], alpha: float) -> list[str]:
+def _too_few_resamples(index: SweepIndex, resamples: int, drops: list[_Drop], alpha: float) -> list[str]:
     """Whether a drop is unclear only because so many comparisons need a lower p than the resamples can give."""
-    lowest = 1 / (report.study.resamples + 1)
+    lowest = 1 / (resamples + 1)
     for drop in drops:
         own, corrected, high = drop.comparison.p_value, drop.comparison.p_holm, drop.comparison.high
         if own is None or corrected is None or high is None or high >= 0 or own > lowest * 1.001 or corrected < alpha:
             continue
-        corrected_over = (
-            round(corrected / own) if corrected < 1 else len({cell for cell, _ in index_sweep(report).compared})
-        )
+        corrected_over = round(corrected / own) if corrected < 1 else len({cell for cell, _ in index.compared})
         return [
-            f"With statistics.resamples at {report.study.resamples:,}, no p is below 1 in "
-            f"{report.study.resamples + 1:,}, and none can be clear after a correction over {corrected_over:,} "
+            f"With statistics.resamples at {resamples:,}, no p is below 1 in "
+            f"{resamples + 1:,}, and none can be clear after a correction over {corrected_over:,} "
             f"comparisons: set it to at least {math.ceil(corrected_over / alpha):,}. What is there is measured anew, "
             "nothing is generated.",
         ]
