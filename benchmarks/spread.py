@@ -4,16 +4,15 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from backtracking_assets.assets.provenance import commit
 from backtracking_assets.execution.host import processor
 
 MIN_RUNS = 5
@@ -81,7 +80,7 @@ def where(device: str = "cpu") -> dict[str, Any]:
     """Date, commit, machine and versions: what a figure is read with."""
     found: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "cpu": processor(),
         "cores": psutil.cpu_count(),
@@ -92,15 +91,6 @@ def where(device: str = "cpu") -> dict[str, Any]:
 
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
-
-
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    here = Path(__file__).resolve().parent
-    try:
-        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def options(description: str | None) -> argparse.ArgumentParser:

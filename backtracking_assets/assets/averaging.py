@@ -6,7 +6,7 @@ from backtracking_assets.assets.compositions import means_digest_of, means_made_
 from backtracking_assets.assets.generating import ensure_condition
 from backtracking_assets.assets.loaded import loaded_model, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_of, leased_device
+from backtracking_assets.execution.devices import device_name, lease_of
 from backtracking_assets.records import UNSCALED
 from backtracking_assets.storage.archive import read_archive
 from backtracking_assets.storage.means import MeansNote, means_digest, means_note, write_means
@@ -36,10 +36,7 @@ def ensure_means(opened: OpenExperiment, *, run_id: str, log: Callable[[str], No
         return note, False
     held_out = opened.held_out
 
-    def waiting(seconds: float) -> None:
-        log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
-
-    with leased_device(devices_of(opened.experiment), device_locks_dir(), on_wait=waiting) as device:
+    with lease_of(opened.experiment, log) as device:
         ensure_condition(held_out, held_out.baseline, UNSCALED, run_id=run_id, log=log)
         note = _compute(opened, held_out, device, run_id)
     return note, True

@@ -20,7 +20,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.stored_cells import StoredCell, current_baseline
 from backtracking_assets.conditions import digest
 from backtracking_assets.errors import ExperimentError, StorageError
-from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_of, leased_device
+from backtracking_assets.execution.devices import device_name, lease_of
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.plan import Continuation
 from backtracking_assets.records import CONTINUATION_POSITIONS, CONTINUATION_SAMPLES, UNSCALED, Cell
@@ -139,10 +139,7 @@ def measure_positions(
     position_rows: list[dict[str, object]] = []
     sample_rows: list[dict[str, object]] = []
 
-    def waiting(seconds: float) -> None:
-        log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
-
-    with leased_device(devices_of(opened.experiment), device_locks_dir(), on_wait=waiting) as device:
+    with lease_of(opened.experiment, log) as device:
         loaded = loaded_model(opened, device)
         name = device_name(device)
         for batch, outcomes in _batches(opened, loaded, chosen.positions, tokens, log):

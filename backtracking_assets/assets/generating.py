@@ -16,7 +16,7 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError, HeldDatabaseError, ProblemFileError
-from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_of, leased_device
+from backtracking_assets.execution.devices import device_name, lease_of
 from backtracking_assets.fault_points import reached
 from backtracking_assets.layer_subsets import DerivedSubset
 from backtracking_assets.models.memory_plan import MemoryPlan
@@ -104,9 +104,6 @@ def ensure_condition(
     opened.layout.prepare()
     layout, fingerprint = opened.layout, condition.fingerprint
 
-    def waiting_for_device(seconds: float) -> None:
-        log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
-
     def waiting_for_condition(seconds: float) -> None:
         log(f"Another process generates this condition; waiting ({seconds:.0f} s so far).")
 
@@ -115,8 +112,7 @@ def ensure_condition(
         # Whether anything is missing is looked up again once the condition is ours.
         device: str | None = None
         if not _seen(layout, fingerprint).issuperset(opened.keys()):
-            devices = devices_of(opened.experiment)
-            device = stack.enter_context(leased_device(devices, device_locks_dir(), on_wait=waiting_for_device))
+            device = stack.enter_context(lease_of(opened.experiment, log))
         stack.enter_context(generation_lock(layout, fingerprint, waiting_for_condition))
         was_archived = layout.archive_of(fingerprint).exists()
         _check_prompts(opened, fingerprint)

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from backtracking_assets.assets.loaded import loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import Intervention
-from backtracking_assets.execution.devices import device_locks_dir, devices_of, leased_device
+from backtracking_assets.execution.devices import lease_of
 from backtracking_assets.records import Cell
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def probe_identity(opened: OpenExperiment, cell: Cell) -> Identity:
         BacktrackingError: no device is to be had, or the checkpoint is unfit.
     """
     identity = opened.composition(cell.layer_subset).at(1.0)
-    with leased_device(devices_of(opened.experiment), device_locks_dir()) as device:
+    with lease_of(opened.experiment) as device:
         plain, _ = _generated(opened, device, None)
         hooked, fired = _generated(opened, device, identity)
     n_equal = sum(one == other for one, other in zip(plain, hooked, strict=True))

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from backtracking_assets.assets.loaded import loaded_model, means_for, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import Condition
-from backtracking_assets.execution.devices import device_locks_dir, devices_of, leased_device
+from backtracking_assets.execution.devices import lease_of
 from backtracking_assets.reporting.contents import CheckOutcome
 
 
@@ -35,7 +35,7 @@ def _origin(opened: OpenExperiment, condition: Condition, completions: pa.Table)
 
     row = completions.filter(pc.field("finish_reason") == "non_finite").slice(0, 1).to_pylist()[0]
     request = Request(row["problem_id"], row["sample_id"], prompts(opened)[row["problem_id"]].token_ids)
-    with leased_device(devices_of(opened.experiment), device_locks_dir()) as device:
+    with lease_of(opened.experiment) as device:
         loaded = loaded_model(opened, device)
         return origin_of_non_finite(
             loaded.model,

@@ -11,7 +11,7 @@ from backtracking_assets.assets.loaded import loaded_model, prompts
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.scanning import HeldOut, scan_digest, scan_triggers
 from backtracking_assets.errors import BacktrackingError
-from backtracking_assets.execution.devices import device_locks_dir, device_name, devices_of, leased_device
+from backtracking_assets.execution.devices import device_name, lease_of
 from backtracking_assets.scan_records import (
     COMPONENT_EFFECTS,
     DIVERGENCES,
@@ -126,11 +126,7 @@ def measure_scan(
 @contextmanager
 def _model(opened: OpenExperiment, log: Callable[[str], None]) -> Iterator[tuple["LoadedModel", str]]:
     """The model on a leased device, and what that is called in rows."""
-
-    def waiting(seconds: float) -> None:
-        log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
-
-    with leased_device(devices_of(opened.experiment), device_locks_dir(), on_wait=waiting) as device:
+    with lease_of(opened.experiment, log) as device:
         yield loaded_model(opened, device), device_name(device)
 
 

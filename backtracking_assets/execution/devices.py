@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -134,6 +134,21 @@ def leased_device(
     finally:
         _held.remove(device)
         lock.release()
+
+
+def lease_of(
+    experiment: Experiment, log: Callable[[str], object] = lambda sentence: None
+) -> AbstractContextManager[str]:
+    """A lease on one of an experiment's devices, as `leased_device` gives it; the log is told of a wait.
+
+    Raises:
+        BacktrackingError: see `devices_of`.
+    """
+
+    def waiting(seconds: float) -> None:
+        log(f"All devices are taken by other processes; waiting ({seconds:.0f} s so far).")
+
+    return leased_device(devices_of(experiment), device_locks_dir(), on_wait=waiting)
 
 
 def _acquire(

@@ -26,8 +26,9 @@ _SAMPLING_BYTES = 64
 """Bytes for each logit of a row while its token is drawn: logits in float32, scores and noise in float64, the ranking,
 its order and its sums in 64 bits. Measured: docs/performance/memory_and_progress.md."""
 
-_CAPTURED, _CAPTURED_ROWS = 128, 32
-"""Columns and rows between two captured steps of a GPU, as `static_decoding` has them."""
+CAPTURED_ROWS = 32
+CAPTURED_COLUMNS = 128
+"""Steps of a GPU are captured for multiples of these: rows in the batch, and columns of the cache in use."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ class MemoryPlan:
         means = 2 * shape.n_layers * shape.hidden_size * shape.element_bytes
         if self.budget.device.startswith("cuda"):
             # Each captured step keeps its logits: one for each so many columns, and for each change of the rows.
-            logits += shape.vocabulary * shape.element_bytes * (self.capacity // _CAPTURED + rows // _CAPTURED_ROWS + 1)
+            n_captured = self.capacity // CAPTURED_COLUMNS + rows // CAPTURED_ROWS + 1
+            logits += shape.vocabulary * shape.element_bytes * n_captured
         step = rows * (shape.position_bytes + attention + logits)
         return shape.weights_bytes + cache + max(prefill, step) + means
 

@@ -18,12 +18,9 @@ from backtracking_assets.models.decoding import NOT_FINITE, Decoding, OnStep, Re
 from backtracking_assets.models.forward_passes import decode_pass, prefill
 from backtracking_assets.models.interventions import Scaling
 from backtracking_assets.models.memory import is_out_of_memory
+from backtracking_assets.models.memory_plan import CAPTURED_COLUMNS, CAPTURED_ROWS
 from backtracking_assets.models.sampling import sample_without_waiting
 from backtracking_assets.models.slot_cache import SlotCache
-
-_ROWS = 32
-_COLUMNS = 128
-"""Steps are captured for multiples of these: rows in the batch, and columns of the cache in use."""
 
 _MOST_UNSEEN = 16
 """Steps between two looks of the host."""
@@ -135,7 +132,7 @@ class StaticDecoding(Decoding):
         return self.step
 
     def drop_ended(self, n_open: int) -> None:
-        n_slots = min(self.n_slots, -(-n_open // _ROWS) * _ROWS)
+        n_slots = min(self.n_slots, -(-n_open // CAPTURED_ROWS) * CAPTURED_ROWS)
         if n_slots == self.n_slots:
             return
         holes = self.ended[:n_open].nonzero()[:, 0]
@@ -158,7 +155,7 @@ class StaticDecoding(Decoding):
         cache = self.cache
         assert isinstance(cache, FixedCache)
         cache.n_rows = self.n_slots
-        cache.n_columns = min(cache.capacity, -(-(cache.length + 1) // _COLUMNS) * _COLUMNS)
+        cache.n_columns = min(cache.capacity, -(-(cache.length + 1) // CAPTURED_COLUMNS) * CAPTURED_COLUMNS)
         bucket = (cache.n_rows, cache.n_columns)
         if not self.capture:
             logits = self._step(scaling)

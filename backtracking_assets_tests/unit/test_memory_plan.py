@@ -14,7 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 from backtracking_assets.assets.memory_planning import too_little_free
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Sampling
-from backtracking_assets.models import memory_plan, static_decoding
 from backtracking_assets.models.forward_passes import prefill
 from backtracking_assets.models.generation import Request, generate
 from backtracking_assets.models.memory import device_memory
@@ -31,11 +30,6 @@ from backtracking_assets.models.memory_plan import (
 )
 from backtracking_assets.models.slot_cache import ATTENTION, SlotCache, left_padded
 from backtracking_assets_tests.integration.processes import finish, start
-
-
-def test_captured_steps_are_counted_as_they_are_made() -> None:
-    assert (memory_plan._CAPTURED, memory_plan._CAPTURED_ROWS) == (static_decoding._COLUMNS, static_decoding._ROWS)
-
 
 UNBOUNDED = Budget("cpu", 2**60, 2**60)
 REAL = model_shape(

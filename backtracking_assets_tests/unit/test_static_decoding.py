@@ -55,8 +55,8 @@ def static(monkeypatch: pytest.MonkeyPatch, candidates: int = 256) -> Iterator[l
         go_back(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(static_decoding, "_ROWS", 3)
-        patch.setattr(static_decoding, "_COLUMNS", 8)
+        patch.setattr(static_decoding, "CAPTURED_ROWS", 3)
+        patch.setattr(static_decoding, "CAPTURED_COLUMNS", 8)
         patch.setattr(sampling, "_CANDIDATES_UNSEEN", candidates)
         patch.setattr(StaticDecoding, "_go_back", noted)
         patch.setattr(generation, "decoding_for", lambda *args, **named: StaticDecoding(*args, **named, capture=False))
