@@ -7,7 +7,7 @@ from rich.console import Console
 
 from backtracking_assets.assets.checkpoint_watch import holding_checkpoint
 from backtracking_assets.assets.compositions import MEANS
-from backtracking_assets.assets.contents import sweep_report
+from backtracking_assets.assets.contents import sweep_values
 from backtracking_assets.assets.jobs import (
     FULL_STUDY,
     PHASE1_JOBS,
@@ -227,7 +227,7 @@ def _say_stopped(experiment: Experiment, variants: Sequence[Variant], wanted: Se
 
 def _show_results(experiment: Experiment, console: Console) -> None:
     opened = OpenExperiment(experiment, download=False)
-    table = result_table(sweep_report(opened, run_id=""))
+    table = result_table(sweep_values(opened, run_id=""))
     # A file or a pipe has no width of its own to fit.
     wide = console if console.is_terminal else Console(width=_WIDTH_OF_FILES)
     for part in terminal_tables(table, wide.width, title=experiment.title):

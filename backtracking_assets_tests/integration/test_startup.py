@@ -1,6 +1,7 @@
 """What commands import before they do anything: a person waits for it. Modules are counted and not seconds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,25 @@ def test_status_imports_no_model_no_statistics_and_no_dagster(environment: dict[
     found = imported(["status", environment["STUDY"]], environment)
     assert "duckdb" in found
     assert not found & _SLOW
+
+
+_THREADS = """
+import os
+from backtracking_assets.cli.environment import prepare_environment
+prepare_environment()
+import numpy as np
+np.ones((300, 300)) @ np.ones((300, 300))
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="numpy takes one thread on one core")
+@pytest.mark.parametrize(("wished", "n_threads"), [(None, 1), ("2", 2)])
+def test_matrix_products_take_one_thread_unless_more_are_asked_for(
+    environment: dict[str, str], wished: str | None, n_threads: int
+) -> None:
+    asked = {} if wished is None else {"OPENBLAS_NUM_THREADS": wished}
+    command = [sys.executable, "-c", _THREADS]
+    done = subprocess.run(command, env={**environment, **asked}, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == n_threads
