@@ -19,6 +19,7 @@ from backtracking_assets.conditions import Condition
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
 from backtracking_assets.storage.archive import archived_keys
+from backtracking_assets.storage.chunk_progress import kept_steps
 from backtracking_assets.storage.journal import finished_keys
 from backtracking_assets.storage.overview import Overview, Row
 from backtracking_assets.storage.parquet import DamagedFileError
@@ -91,10 +92,13 @@ def n_present(found: Found, counted: Mapping[str, int]) -> int:
 
 def _unlinked(found: Found, present: int) -> Work:
     planned = found.n_planned
-    if present == 0:
-        return Work("missing", "nothing is there", f"generates {planned}", "generations")
     if present < planned:
-        reason = f"{present} of {planned} completions are there"
+        steps = kept_steps(found.opened.layout, found.condition.fingerprint)
+        begun = "" if steps is None else f"; a chunk is begun, and kept up to its decode step {steps:,}"
+        if present == 0:
+            reason = f"no completion is finished{begun}" if begun else "nothing is there"
+            return Work("missing", reason, f"generates {planned}", "generations")
+        reason = f"{present} of {planned} completions are there{begun}"
         return Work("partial", reason, _generates(present, planned), "generations")
     reason = f"the completions are there, the {found.kind} is not linked to them"
     return Work("partial", reason, "links and reads them", "generations")

@@ -16,7 +16,7 @@ import numpy as np
 from backtracking_assets.errors import StorageError
 from backtracking_assets.storage.chunks import Chunk
 from backtracking_assets.storage.durable import write_durably
-from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.layout import PROGRESS_SUFFIX, StoreLayout
 from backtracking_assets.storage.parquet import DamagedFileError
 from backtracking_assets.storage.set_aside import set_aside
 
@@ -80,6 +80,19 @@ def read_progress(layout: StoreLayout, fingerprint: str, chunk: Chunk, made_with
         return None
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def kept_steps(layout: StoreLayout, fingerprint: str) -> int | None:
+    """Decode steps after which a chunk of a condition is kept, from its header alone; None where none is kept."""
+    steps: list[int] = []
+    for path in layout.journal_of(fingerprint).glob(f"*{PROGRESS_SUFFIX}"):
+        try:
+            with path.open("rb") as file:
+                facts = json.loads(_metadata(path, file)["facts"])
+            steps.append(int(facts["steps_before"] + facts["step"]))
+        except (DamagedFileError, OSError, ValueError, KeyError, TypeError):  # what reads all of it says so
+            continue
+    return max(steps, default=None)
 
 
 def _expected(fingerprint: str, chunk: Chunk, made_with: str) -> dict[str, str]:

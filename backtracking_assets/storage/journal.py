@@ -18,7 +18,7 @@ from backtracking_assets.fault_points import reached
 from backtracking_assets.records import COMPLETIONS
 from backtracking_assets.storage.chunks import Chunk, chunk_of, cut
 from backtracking_assets.storage.durable import make_folder, remove_stale_temporaries, write_text_durably
-from backtracking_assets.storage.layout import StoreLayout, is_fingerprint
+from backtracking_assets.storage.layout import PROGRESS_SUFFIX, StoreLayout, is_fingerprint
 from backtracking_assets.storage.parquet import DamagedFileError, read_parquet, write_parquet
 from backtracking_assets.storage.rows import Key, conform, keys_of
 from backtracking_assets.storage.set_aside import set_aside
@@ -126,7 +126,7 @@ def clear_journal(layout: StoreLayout, fingerprint: str) -> None:
     """Remove a condition's chunks and plan. Call it after the archive is written and the database has committed."""
     folder = layout.journal_of(fingerprint)
     # The plan goes last: without it, chunks that an interruption leaves would be planned around.
-    files = (path for pattern in ("*.partial.safetensors", "*.parquet") for path in sorted(folder.glob(pattern)))
+    files = (path for pattern in (f"*{PROGRESS_SUFFIX}", "*.parquet") for path in sorted(folder.glob(pattern)))
     for path in (*files, layout.plan_of(fingerprint)):
         path.unlink(missing_ok=True)
         reached("journal half cleared", path.name)

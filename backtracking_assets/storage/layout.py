@@ -9,6 +9,8 @@ from backtracking_assets.records import Subject, Variant
 from backtracking_assets.unwritable import SAFE, cannot_write, refusal
 
 DATABASE_FILE = "backtracking.duckdb"
+PROGRESS_SUFFIX = ".partial.safetensors"
+"""Of the file that keeps how far the chunk at work is."""
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -67,7 +69,7 @@ class StoreLayout:
 
     def progress_file(self, fingerprint: str, chunk_id: str) -> Path:
         """How far the chunk at work is; it stays on this machine."""
-        return self.journal_of(fingerprint) / f"{chunk_id}.partial.safetensors"
+        return self.journal_of(fingerprint) / f"{chunk_id}{PROGRESS_SUFFIX}"
 
     def archive_of(self, fingerprint: str) -> Path:
         """File with every completion of one condition."""

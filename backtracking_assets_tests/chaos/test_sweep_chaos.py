@@ -1,11 +1,13 @@
 """Whatever kills a sweep, the same command finishes it, and the result is that of an uninterrupted one."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backtracking_assets.assets.status import planned_status
 from backtracking_assets.fault_points import POINTS
 from backtracking_assets_tests.chaos.harness import (
     KILLED,
@@ -101,6 +103,9 @@ def test_a_sweep_killed_in_the_middle_of_a_chunk_repeats_none_of_its_steps(
 ) -> None:
     study, log = new_study(tmp_path / "study", tiny_checkpoint), tmp_path / "points.log"
     assert start_sweep(study, tmp_path, log=log, fault="progress in place#6").wait().code == KILLED
+    with study.active():
+        reasons = [status.reason for status in planned_status(study.opened())]
+    assert any(re.search(r"a chunk is begun, and kept up to its decode step \d", reason) for reason in reasons)
     check_finished(study, tmp_path, log, undisturbed)
     # The step that was kept last is kept once more as the chunk goes on from it; each other one is made once.
     assert kept(log) == kept(undisturbed.log) + 1

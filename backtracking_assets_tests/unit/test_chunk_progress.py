@@ -11,7 +11,7 @@ from backtracking_assets.assets import chunk_making
 from backtracking_assets.assets.chunk_making import _Keeper
 from backtracking_assets.models.chunk_state import ChunkState
 from backtracking_assets.storage.bundles.snapshot import local_files
-from backtracking_assets.storage.chunk_progress import ChunkProgress, read_progress, write_progress
+from backtracking_assets.storage.chunk_progress import ChunkProgress, kept_steps, read_progress, write_progress
 from backtracking_assets.storage.chunks import Chunk, chunk_of
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
@@ -20,7 +20,7 @@ from backtracking_assets_tests.unit.storage_samples import completions_of, condi
 
 FINGERPRINT = condition().fingerprint
 MADE_WITH = "a" * 64
-FACTS = {"step": 12.0, "seconds": 3.5}
+FACTS = {"steps_before": 30.0, "step": 12.0, "seconds": 3.5}
 ARRAYS = {
     "tokens": np.arange(24, dtype=np.int32).reshape(4, 6),
     "none": np.empty((0,), np.int64),
@@ -63,6 +63,18 @@ def test_what_is_kept_is_read_again_and_is_plain_safetensors(layout: StoreLayout
     found = read_progress(layout, FINGERPRINT, chunk, MADE_WITH)
     assert found is not None
     assert (found.facts, list(found.arrays)) == ({"step": 13.0}, ["tokens"])
+
+
+def test_the_step_that_is_kept_is_told_from_the_header_alone(layout: StoreLayout, chunk: Chunk) -> None:
+    path = layout.progress_file(FINGERPRINT, chunk.chunk_id)
+    assert kept_steps(layout, FINGERPRINT) == 42
+    assert kept_steps(layout, "0" * 64) is None
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert kept_steps(layout, FINGERPRINT) == 42
+    path.write_bytes(content[:20])
+    assert kept_steps(layout, FINGERPRINT) is None
+    assert path.exists()
 
 
 def test_a_chunk_without_a_file_begins_from_its_start(layout: StoreLayout) -> None:
