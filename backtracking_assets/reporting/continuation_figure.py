@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from backtracking_assets.records import UNSCALED, Cell
 from backtracking_assets.reporting.contents import ContinuationResults
 from backtracking_assets.reporting.continuation import Figures, figures_at, figures_by_place
-from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, draw_point
+from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, Look, Point, draw_points, reach_of
 from backtracking_assets.reporting.style import BAND, INK, MUTED, house_style, series_style
 
 _ROW_INCHES = 0.27
@@ -104,6 +104,7 @@ def _draw_panel(
             axes.axvspan(unscaled.low, unscaled.high, color=BAND, zorder=0.6, linewidth=0)
         axes.axvline(unscaled.estimate, color=INK, linewidth=1, linestyle=BASELINE_DASHES, zorder=0.7)
     colors = {name: series_style(number) for number, name in enumerate(dict.fromkeys(c.layer_subset for c in places))}
+    points: list[Point] = []
     for cell, place in places.items():
         color, marker = colors[cell.layer_subset]
         for series in panel.series:
@@ -111,20 +112,9 @@ def _draw_panel(
             if own is None:
                 axes.text(0.01, place + series.offset, "none", color=MUTED, style="italic", va="center", fontsize=7)
                 continue
-            whiskers = None
-            if own.low is not None and own.high is not None:
-                whiskers = [[max(own.estimate - own.low, 0.0)], [max(own.high - own.estimate, 0.0)]]
-            draw_point(
-                axes,
-                own.estimate,
-                place + series.offset,
-                color,
-                marker,
-                whiskers,
-                size=4.5,
-                hollow=series.hollow,
-                cap=2,
-            )
+            look = Look(color, marker, size=4.5, hollow=series.hollow, cap=2)
+            points.append(Point(own.estimate, place + series.offset, look, reach_of(own.estimate, own.low, own.high)))
+    draw_points(axes, points)
     axes.set(yticks=[*places.values()], yticklabels=[f"{cell.layer_subset} {cell.scale:g}" for cell in places])
     axes.set(xlim=(-0.02, 1.02), ylim=(max(places.values()) + 0.6, -0.6))
     axes.tick_params(axis="y", length=0)

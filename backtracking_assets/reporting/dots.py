@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, draw_point
+from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, Look, Point, draw_points, reach_of
 from backtracking_assets.reporting.style import BAND, INK, MUTED, house_style, series_style
 
 _ROW_INCHES = 0.3
@@ -87,16 +87,16 @@ def _draw(axes: Axes, panel: DotPanel, labels: Sequence[str]) -> None:
             axes.axvspan(reference.low, reference.high, color=BAND, zorder=0.6, linewidth=0)
         axes.axvline(reference.estimate, color=INK, linewidth=1, linestyle=BASELINE_DASHES, zorder=0.7)
     left, right = _limits(panel)
+    points: list[Point] = []
     for dot in panel.dots:
         color, marker = series_style(dot.style)
         place = dot.row + dot.offset
         if dot.estimate is None:
             axes.text(left, place, " none", color=MUTED, style="italic", va="center", fontsize=7)
             continue
-        whiskers = None
-        if dot.low is not None and dot.high is not None:
-            whiskers = [[max(dot.estimate - dot.low, 0.0)], [max(dot.high - dot.estimate, 0.0)]]
-        draw_point(axes, dot.estimate, place, color, marker, whiskers, size=5, hollow=dot.hollow, cap=2)
+        look = Look(color, marker, size=5, hollow=dot.hollow, cap=2)
+        points.append(Point(dot.estimate, place, look, reach_of(dot.estimate, dot.low, dot.high)))
+    draw_points(axes, points)
     axes.set(yticks=range(len(labels)), yticklabels=list(labels), ylim=(len(labels) - 0.4, -0.6), xlim=(left, right))
     axes.tick_params(axis="y", length=0)
 

@@ -1,7 +1,8 @@
 """The marks that all figures share: points with intervals, the baseline, legend entries, axes that start at zero."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -25,45 +26,76 @@ def estimate_of(value: Measurement | None) -> float | None:
     return None if value is None else value.estimate
 
 
-def reach(value: Measurement) -> list[list[float]] | None:
-    """Distances from the estimate to the ends of its interval, as errorbar wants them; None without an interval."""
-    if value.estimate is None or value.low is None or value.high is None:
+Reach = tuple[float, float]
+"""Distances from an estimate to the lower and the upper end of its interval."""
+
+
+def reach(value: Measurement) -> Reach | None:
+    """How far its interval goes; None without an estimate or an interval."""
+    return reach_of(value.estimate, value.low, value.high)
+
+
+def reach_of(estimate: float | None, low: float | None, high: float | None) -> Reach | None:
+    """How far an interval goes from its estimate; None where one of the three is not there."""
+    if estimate is None or low is None or high is None:
         return None
     # An interval by another method than the estimate's may miss it by a rounding error; a length is never negative.
-    return [[max(value.estimate - value.low, 0.0)], [max(value.high - value.estimate, 0.0)]]
+    return max(estimate - low, 0.0), max(high - estimate, 0.0)
 
 
-def draw_point(
-    axes: Axes,
-    x: float,
-    y: float,
-    color: str,
-    marker: str,
-    x_reach: list[list[float]] | None = None,
-    y_reach: list[list[float]] | None = None,
-    size: float = 5.5,
-    hollow: bool = False,
-    cap: float = 2.5,
-    line_width: float = 1.1,
-    edge: str | None = None,
-    alpha: float = 1.0,
-) -> None:
-    """A point with the intervals given. `marker` may be `none` for the intervals alone."""
-    axes.errorbar(
-        x,
-        y,
-        xerr=x_reach,
-        yerr=y_reach,
-        fmt=marker,
-        color=color,
-        markersize=size,
-        markerfacecolor="white" if hollow else color,
-        markeredgecolor=edge or color,
-        elinewidth=line_width,
-        capthick=line_width,
-        capsize=cap,
-        alpha=alpha,
-    )
+@dataclass(frozen=True)
+class Look:
+    """How a point is drawn. `marker` may be `none` for its intervals alone."""
+
+    color: str
+    marker: str
+    size: float = 5.5
+    hollow: bool = False
+    cap: float = 2.5
+    line_width: float = 1.1
+    edge: str | None = None
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point with the intervals given."""
+
+    x: float
+    y: float
+    look: Look
+    x_reach: Reach | None = None
+    y_reach: Reach | None = None
+
+
+def draw_points(axes: Axes, points: Iterable[Point]) -> None:
+    """All points of an axes; those of one look at once, since each call costs as much as a hundred points."""
+    alike: dict[tuple[Look, bool, bool], list[Point]] = {}
+    for point in points:
+        alike.setdefault((point.look, point.x_reach is None, point.y_reach is None), []).append(point)
+    for (look, *_), own in alike.items():
+        axes.errorbar(
+            [point.x for point in own],
+            [point.y for point in own],
+            xerr=_reaches([point.x_reach for point in own]),
+            yerr=_reaches([point.y_reach for point in own]),
+            fmt=look.marker,
+            linestyle="none",
+            color=look.color,
+            markersize=look.size,
+            markerfacecolor="white" if look.hollow else look.color,
+            markeredgecolor=look.edge or look.color,
+            elinewidth=look.line_width,
+            capthick=look.line_width,
+            capsize=look.cap,
+            alpha=look.alpha,
+        )
+
+
+def _reaches(own: Sequence[Reach | None]) -> list[list[float]] | None:
+    """`[2, points]`, as errorbar wants it; None where the points have no interval."""
+    found = [reach for reach in own if reach is not None]
+    return [[below for below, _ in found], [above for _, above in found]] if found else None
 
 
 def draw_baseline(axes: Axes, baseline: Measurement | None, vertical: bool) -> None:

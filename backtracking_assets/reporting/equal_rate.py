@@ -7,7 +7,16 @@ from backtracking_assets.layer_subsets import TRIGGER_LOGITS
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.reporting.contents import SweepReport
-from backtracking_assets.reporting.drawing import NARROW, WIDE, draw_point, note_figure, reach, whisker_points
+from backtracking_assets.reporting.drawing import (
+    NARROW,
+    WIDE,
+    Look,
+    Point,
+    draw_points,
+    note_figure,
+    reach,
+    whisker_points,
+)
 from backtracking_assets.reporting.formats import format_interval, format_number, join_names
 from backtracking_assets.reporting.labels import PointLabel, place_labels
 from backtracking_assets.reporting.measured import Measurement, SweepIndex, index_sweep
@@ -108,6 +117,7 @@ def equal_rate_figure(report: SweepReport, narrow: bool = False) -> Figure:
     axes.set(xlabel=index.primary.label, ylabel=MEASURES["accuracy"].label)
     labels: list[PointLabel] = []
     drawn: list[tuple[Measurement, Measurement]] = []
+    marks: list[Point] = []
     for position, (name, path) in enumerate(paths.items()):
         is_control = name == TRIGGER_LOGITS
         color, marker = (INK, "D") if is_control else series_style(position)
@@ -116,17 +126,17 @@ def equal_rate_figure(report: SweepReport, narrow: bool = False) -> Figure:
         axes.plot(*zip(*places, strict=True), color=color, linewidth=2 if is_control else 1.1, alpha=0.8, zorder=1.5)
         for place, (scale, x, y) in enumerate(path):
             first = place == 0
-            draw_point(
-                axes, _number(x), _number(y), color, marker, reach(x), reach(y), size=6 if first else 4, cap=0,
-                line_width=0.8, edge="white", alpha=1 if first or is_control else 0.6,
-            )  # fmt: skip
+            alpha = 1 if first or is_control else 0.6
+            look = Look(color, marker, 6 if first else 4, cap=0, line_width=0.8, edge="white", alpha=alpha)
+            marks.append(Point(_number(x), _number(y), look, reach(x), reach(y)))
             drawn.append((x, y))
             text = f"{name} {scale:g}" if first else f"{scale:g}"
             if first or is_control:
                 labels.append(PointLabel(text, _number(x), _number(y), text_color(color), needed=first))
     if baseline[0] is not None and baseline[1] is not None:
-        draw_point(axes, _number(baseline[0]), _number(baseline[1]), MUTED, "o", size=6, edge="white")
+        marks.append(Point(_number(baseline[0]), _number(baseline[1]), Look(MUTED, "o", size=6, edge="white")))
         labels.append(PointLabel("baseline", _number(baseline[0]), _number(baseline[1]), INK))
+    draw_points(axes, marks)
     axes.margins(0.1)
     labels.sort(key=lambda label: not label.needed)
     place_labels(axes, labels, [place for pair in drawn for place in whisker_points(*pair)])

@@ -19,11 +19,13 @@ from backtracking_assets.reporting.contents import CellReport, SweepReport
 from backtracking_assets.reporting.drawing import (
     NARROW,
     WIDE,
+    Look,
+    Point,
     baseline_handles,
     control_handles,
     control_marker,
     draw_baseline,
-    draw_point,
+    draw_points,
     estimate_of,
     missing_handle,
     note_figure,
@@ -144,6 +146,7 @@ def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> 
     axes.grid(True)
     axes.set(xlabel=accuracy.label, ylabel=index.primary.label)
     labels: list[PointLabel] = []
+    marks: list[Point] = []
     shown, n_targeted = shown_subsets(index), len(index.targeted())
     for position, name in enumerate(shown):
         color, marker = series_style(position)
@@ -152,7 +155,8 @@ def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> 
         axes.plot([x for x, _ in path], [y for _, y in path], color=color, linewidth=1.2, alpha=0.5, zorder=1)
         for cell in own:
             is_last = cell == own[-1]
-            _draw_pair(axes, points[cell], color, marker, size=7 if is_last else 4.5, alpha=1 if is_last else 0.6)
+            look = _pair_look(color, marker, size=7 if is_last else 4.5, alpha=1 if is_last else 0.6)
+            marks.append(_pair_point(points[cell], look))
             text = f"{name} {cell.scale:g}" if is_last else f"{cell.scale:g}"
             labels.append(PointLabel(text, *_place(points[cell]), text_color(color), needed=is_last))
     if len(shown) < n_targeted:
@@ -160,14 +164,16 @@ def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> 
         axes.plot(*zip(*others, strict=True), ".", color=MUTED, markersize=3, alpha=0.5, zorder=0.8)
     for control in index.controls() if len(shown) == n_targeted else ():
         if control.cell in points:
-            _draw_pair(axes, points[control.cell], MUTED, control_marker(index, control), size=5.5, alpha=0.8)
+            look = _pair_look(MUTED, control_marker(index, control), size=5.5, alpha=0.8)
+            marks.append(_pair_point(points[control.cell], look))
             text = control.cell.layer_subset.partition("_of_")[0]
             labels.append(PointLabel(text, *_place(points[control.cell]), MUTED))
     drawn = [pair for cell, pair in points.items() if len(shown) == n_targeted or cell.layer_subset in shown]
     if baseline is not None:
-        _draw_pair(axes, baseline, INK, "D", size=7, alpha=1)
+        marks.append(_pair_point(baseline, _pair_look(INK, "D", size=7, alpha=1)))
         labels.append(PointLabel("baseline", *_place(baseline), INK))
         drawn.append(baseline)
+    draw_points(axes, marks)
     axes.margins(0.1)
     labels.sort(key=lambda label: not label.needed)
     place_labels(axes, labels, [place for pair in drawn for place in whisker_points(*pair)])
@@ -202,15 +208,18 @@ def rates_figure(
     figure = Figure(figsize=(5.6, 0.32 * len(shown) + 0.75), layout="constrained")
     axes = figure.subplots()
     axes.grid(True, axis="x")
+    points: list[Point] = []
+    own_look, reference_look = Look(series_style(0)[0], "o"), Look(INK, "D", size=4.5, hollow=True)
     for y, measure in enumerate(shown):
         reference, value = baseline.get(measure.name), own.get(measure.name)
         if reference is not None and reference.estimate is not None:
-            draw_point(axes, reference.estimate, y + 0.17, INK, "D", reach(reference), size=4.5, hollow=True)
+            points.append(Point(reference.estimate, y + 0.17, reference_look, reach(reference)))
         if value is None or value.estimate is None:
             axes.text(0.01, y - 0.17, "not measured", color=MUTED, style="italic", va="center", fontsize=8)
             continue
-        draw_point(axes, value.estimate, y - (0.17 if baseline else 0), series_style(0)[0], "o", reach(value))
+        points.append(Point(value.estimate, y - (0.17 if baseline else 0), own_look, reach(value)))
         _margin_number(axes, y, value.estimate, measure)
+    draw_points(axes, points)
     axes.set(yticks=range(len(shown)), yticklabels=[measure.label for measure in shown], xlim=(-0.02, 1.02))
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -228,6 +237,7 @@ def _bar_panel(axes: Axes, index: SweepIndex, cells: Sequence[Cell], measure: Me
     axes.grid(True, axis="x")
     draw_baseline(axes, index.baseline(measure.name), vertical=True)
     drawn = list(cells)
+    points: list[Point] = []
     for y, cell in enumerate(cells):
         controls = [control for control in index.controls(cell.layer_subset) if control.cell.scale == cell.scale]
         drawn += [control.cell for control in controls]
@@ -237,14 +247,15 @@ def _bar_panel(axes: Axes, index: SweepIndex, cells: Sequence[Cell], measure: Me
             axes.text(0.01, center, "not measured", color=MUTED, style="italic", va="center", fontsize=8)
         else:
             axes.barh(center, value.estimate, height=0.44, color=series_style(0)[0])
-            draw_point(axes, value.estimate, center, INK, "none", reach(value))
+            points.append(Point(value.estimate, center, Look(INK, "none"), reach(value)))
             _margin_number(axes, center, value.estimate, measure)
         for control, offset in zip(controls, spread(len(controls), 0.22), strict=True):
             found = index.value(control.cell, measure.name)
             if found is not None and found.estimate is not None:
                 whiskers = reach(found) if len(controls) <= _MAX_WHISKERS else None
-                marker = control_marker(index, control)
-                draw_point(axes, found.estimate, y + 0.2 + offset, MUTED, marker, whiskers, size=4, hollow=True, cap=2)
+                look = Look(MUTED, control_marker(index, control), size=4, hollow=True, cap=2)
+                points.append(Point(found.estimate, y + 0.2 + offset, look, whiskers))
+    draw_points(axes, points)
     axes.set(yticks=range(len(cells)), yticklabels=[cell.layer_subset for cell in cells])
     axes.set(xlim=(0, top_of_axis(index, measure, drawn)), ylim=(len(cells) - 0.45, -0.55))
     axes.tick_params(axis="y", length=0)
@@ -260,19 +271,21 @@ def _dose_panel(axes: Axes, index: SweepIndex, name: str, measure: Measure, look
     values = {cell.scale: index.value(cell, measure.name) for cell in below} | {BASELINE_SCALE: baseline}
     estimates = {scale: estimate_of(value) for scale, value in sorted(values.items())}
     axes.plot([*estimates], [math.nan if y is None else y for y in estimates.values()], color=color, linewidth=1.6)
+    points: list[Point] = []
     for scale, value in values.items():
         if value is None or value.estimate is None:
             axes.plot(scale, 0.035, "x", color=MUTED, markersize=5, transform=axes.get_xaxis_transform())
             continue
         own = (INK, "D") if scale == BASELINE_SCALE else (color, marker)
-        draw_point(axes, scale, value.estimate, *own, y_reach=reach(value), size=4.5)
+        points.append(Point(scale, value.estimate, Look(*own, size=4.5), y_reach=reach(value)))
     controls = index.controls(name)
     for control, offset in zip(controls, spread(len(controls), 0.1), strict=True):
         value = index.value(control.cell, measure.name)
         if value is not None and value.estimate is not None:
-            marker = control_marker(index, control)
+            look = Look(MUTED, control_marker(index, control), size=4, hollow=True)
             # Beside their scale, so that they do not lie on the subset's own point.
-            draw_point(axes, control.cell.scale + 0.05 + offset, value.estimate, MUTED, marker, size=4, hollow=True)
+            points.append(Point(control.cell.scale + 0.05 + offset, value.estimate, look))
+    draw_points(axes, points)
     axes.set(xticks=[0, 0.5, 1], xlim=(min([0.0, *estimates]) - 0.07, max([1.0, *estimates]) + 0.07))
     axes.set_xticklabels(["0", "0.5", "1"])
 
@@ -301,17 +314,9 @@ def _place(pair: _Pair) -> tuple[float, float]:
     return x, y
 
 
-def _draw_pair(axes: Axes, pair: _Pair, color: str, marker: str, size: float, alpha: float) -> None:
-    draw_point(
-        axes,
-        *_place(pair),
-        color,
-        marker,
-        reach(pair[0]),
-        reach(pair[1]),
-        size=size,
-        cap=0,
-        line_width=0.9,
-        edge="white",
-        alpha=alpha,
-    )
+def _pair_look(color: str, marker: str, size: float, alpha: float) -> Look:
+    return Look(color, marker, size, cap=0, line_width=0.9, edge="white", alpha=alpha)
+
+
+def _pair_point(pair: _Pair, look: Look) -> Point:
+    return Point(*_place(pair), look, reach(pair[0]), reach(pair[1]))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from backtracking_assets.measures import MEASURES
-from backtracking_assets.reporting.drawing import NARROW, WIDE, draw_point, estimate_of, reach
+from backtracking_assets.reporting.drawing import NARROW, WIDE, Look, Point, draw_points, estimate_of, reach
 from backtracking_assets.reporting.style import GRID, MUTED, PALETTE, house_style
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def _row_name(pair: "Pair", several: bool) -> str:
 def _draw(axes: Axes, measure: str, names: Sequence[str], own: dict[str, "Pair"]) -> None:
     axes.set_title(MEASURES[measure].label)
     axes.grid(True, axis="x")
+    points: list[Point] = []
     for row, name in enumerate(names):
         pair = own.get(name)
         measured = None if pair is None else pair.measured
@@ -59,9 +60,10 @@ def _draw(axes: Axes, measure: str, names: Sequence[str], own: dict[str, "Pair"]
             continue
         published = pair.published
         axes.plot([estimate, published.value], [row, row], color=GRID, linewidth=2.5, zorder=0.8)
-        draw_point(axes, estimate, row, _MEASURED, "o", x_reach=reach(measured))
+        points.append(Point(estimate, row, Look(_MEASURED, "o"), reach(measured)))
         marker = "X" if published.known_fault else "D"
-        draw_point(axes, published.value, row, _PUBLISHED, marker, hollow=True)
+        points.append(Point(published.value, row, Look(_PUBLISHED, marker, hollow=True)))
+    draw_points(axes, points)
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlim=(-0.03, 1.03))
     axes.tick_params(axis="y", length=0)
 

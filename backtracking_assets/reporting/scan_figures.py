@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from backtracking_assets.reporting.drawing import NARROW, WIDE, draw_point
+from backtracking_assets.reporting.drawing import NARROW, WIDE, Look, Point, draw_points, reach_of
 from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style
 from backtracking_assets.scan_records import EMBEDDING, MODES
 
@@ -180,12 +180,12 @@ def selection_figure(selection: pd.DataFrame, narrow: bool = False) -> Figure:
     grid = figure.subplots(2 if narrow else 1, 1 if narrow else 2, squeeze=False).ravel()
     for axes, kind, color in zip(grid, _KINDS, (PALETTE[0], PALETTE[2]), strict=True):
         own = selection[selection["component"] == kind].sort_values("rank").head(most)
+        points: list[Point] = []
         for place, row in enumerate(own.to_dict("records")):
             score = float(row["score"])
-            reach = None
-            if not pd.isna(row["low"]) and not pd.isna(row["high"]):
-                reach = [[max(score - float(row["low"]), 0.0)], [max(float(row["high"]) - score, 0.0)]]
-            draw_point(axes, score, place, color if row["selected"] else MUTED, "o", reach, hollow=not row["selected"])
+            low, high = (None if pd.isna(row[end]) else float(row[end]) for end in ("low", "high"))
+            look = Look(color if row["selected"] else MUTED, "o", hollow=not row["selected"])
+            points.append(Point(score, place, look, reach_of(score, low, high)))
             axes.annotate(
                 f"{float(row['selected_share']):.0%}",
                 (1.0, place),
@@ -196,6 +196,7 @@ def selection_figure(selection: pd.DataFrame, narrow: bool = False) -> Figure:
                 fontsize=7.5,
                 color=INK if row["selected"] else MUTED,
             )
+        draw_points(axes, points)
         axes.axvline(0, color=MUTED, linewidth=0.8)
         axes.grid(True, axis="x")
         axes.set(yticks=range(len(own)), yticklabels=[f"layer {layer}" for layer in own["layer"]])
