@@ -8,6 +8,7 @@ from matplotlib.patches import Patch
 
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.reporting.drawing import NARROW, WIDE, note_figure
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.measured import Measurement
 from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style
 
@@ -34,7 +35,7 @@ def class_bars(rows: Sequence[Row], narrow: bool = False) -> Figure:
     if not rows:
         return note_figure("No cell has been measured yet.", narrow)
     figure = Figure(
-        figsize=(NARROW if narrow else WIDE, 0.34 * len(rows) + (1.5 if narrow else 1.0)), layout="constrained"
+        figsize=(NARROW if narrow else WIDE, 0.34 * len(rows) + (1.5 if narrow else 1.0)), layout=GridLayout()
     )
     axes = figure.subplots()
     any_cut_off = False

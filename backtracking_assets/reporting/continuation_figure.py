@@ -13,6 +13,7 @@ from backtracking_assets.records import UNSCALED, Cell
 from backtracking_assets.reporting.contents import ContinuationResults
 from backtracking_assets.reporting.continuation import Figures, figures_at, figures_by_place
 from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, Look, Point, draw_points, reach_of
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import BAND, INK, MUTED, house_style, series_style
 
 _ROW_INCHES = 0.27
@@ -67,7 +68,7 @@ def continuation_figure(results: ContinuationResults, narrow: bool = False) -> F
     places = _rows(results.cells)
     height = _ROW_INCHES * (max(places.values()) + 1)
     size = (NARROW, 3 * (height + 0.6) + 1.0) if narrow else (WIDE, height + 1.2)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=GridLayout())
     grid = figure.subplots(3 if narrow else 1, 1 if narrow else 3, squeeze=False).ravel()
     found = figures_by_place(results)
     for position, (axes, panel) in enumerate(zip(grid, panels, strict=True)):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, Look, Point, draw_points, reach_of
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import BAND, INK, MUTED, house_style, series_style
 
 _ROW_INCHES = 0.3
@@ -62,7 +63,7 @@ def dot_figure(
     across = 1 if narrow else min(len(panels), _MOST_SIDE_BY_SIDE)
     down = -(-len(panels) // across)
     legend_height = 0.25 * (len(legend) if narrow else 1) if legend else 0.0
-    figure = Figure(figsize=(NARROW if narrow else WIDE, down * own_height + legend_height), layout="constrained")
+    figure = Figure(figsize=(NARROW if narrow else WIDE, down * own_height + legend_height), layout=GridLayout())
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for position, axes in enumerate(grid):
         if position >= len(panels):

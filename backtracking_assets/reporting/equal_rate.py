@@ -19,6 +19,7 @@ from backtracking_assets.reporting.drawing import (
 )
 from backtracking_assets.reporting.formats import format_interval, format_number, join_names
 from backtracking_assets.reporting.labels import PointLabel, place_labels
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.measured import Measurement, SweepIndex, index_sweep
 from backtracking_assets.reporting.shown_subsets import shown_subsets
 from backtracking_assets.reporting.style import INK, MUTED, house_style, series_style, text_color
@@ -111,7 +112,7 @@ def equal_rate_figure(report: SweepReport, narrow: bool = False) -> Figure:
     paths = {name: _path(index, name) for name in (*shown_subsets(index), TRIGGER_LOGITS)}
     if not paths[TRIGGER_LOGITS]:
         return note_figure(f"No cell of {TRIGGER_LOGITS} has been measured yet.", narrow)
-    figure = Figure(figsize=(NARROW, 4.2) if narrow else (WIDE, 4.6), layout="constrained")
+    figure = Figure(figsize=(NARROW, 4.2) if narrow else (WIDE, 4.6), layout=GridLayout())
     axes = figure.subplots()
     axes.grid(True)
     axes.set(xlabel=index.primary.label, ylabel=MEASURES["accuracy"].label)

@@ -36,6 +36,7 @@ from backtracking_assets.reporting.drawing import (
 )
 from backtracking_assets.reporting.formats import format_number
 from backtracking_assets.reporting.labels import PointLabel, place_labels
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.measured import (
     Measurement,
     SweepIndex,
@@ -71,7 +72,7 @@ def subset_bars(report: SweepReport, narrow: bool = False) -> Figure:
     shown = list(dict.fromkeys((index.primary, MEASURES["strict_rate"])))
     height = 0.5 * len(cells) + 0.5
     figure = Figure(
-        figsize=(NARROW, height * len(shown) + 1.1) if narrow else (WIDE, height + 0.7), layout="constrained"
+        figsize=(NARROW, height * len(shown) + 1.1) if narrow else (WIDE, height + 0.7), layout=GridLayout()
     )
     grid = figure.subplots(len(shown) if narrow else 1, 1 if narrow else len(shown), squeeze=False).ravel()
     for position, (axes, measure) in enumerate(zip(grid, shown, strict=True)):
@@ -102,7 +103,7 @@ def dose_response(report: SweepReport, metric: str | None = None, narrow: bool =
         return note_figure("No targeted subset is planned.", narrow)
     columns = min(len(names), 2 if narrow else 5)
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(NARROW if narrow else WIDE, 1.65 * rows + 0.85), layout="constrained")
+    figure = Figure(figsize=(NARROW if narrow else WIDE, 1.65 * rows + 0.85), layout=GridLayout())
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     top = top_of_axis(index, measure, [*index.planned])
     for position, (axes, name) in enumerate(zip(grid, names, strict=False)):
@@ -141,7 +142,7 @@ def backtracking_against_accuracy(report: SweepReport, narrow: bool = False) -> 
     baseline = _pair(index.baseline(accuracy.name), index.baseline(index.primary.name))
     if not points and baseline is None:
         return note_figure("No cell has been measured yet.", narrow)
-    figure = Figure(figsize=(NARROW, 4.2) if narrow else (WIDE, 5.2), layout="constrained")
+    figure = Figure(figsize=(NARROW, 4.2) if narrow else (WIDE, 5.2), layout=GridLayout())
     axes = figure.subplots()
     axes.grid(True)
     axes.set(xlabel=accuracy.label, ylabel=index.primary.label)
@@ -205,7 +206,7 @@ def rates_figure(
         for measure in dict.fromkeys((leading, *(MEASURES[name] for name in _OVERVIEW)))
         if measure.unit == "share" and (not measure.needs_steps or estimate_of(own.get(measure.name)) is not None)
     ]
-    figure = Figure(figsize=(5.6, 0.32 * len(shown) + 0.75), layout="constrained")
+    figure = Figure(figsize=(5.6, 0.32 * len(shown) + 0.75), layout=GridLayout())
     axes = figure.subplots()
     axes.grid(True, axis="x")
     points: list[Point] = []

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+
+from backtracking_assets.reporting.layout import in_points, settle
 
 _DIRECTIONS = tuple(math.radians(degrees) for degrees in (45, 315, 135, 225, 0, 180, 90, 270))
 _DISTANCES = (6, 12, 20, 30, 42, 56)
@@ -33,20 +36,26 @@ class PointLabel:
 def place_labels(axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[tuple[float, float]]) -> int:
     """Write labels beside their points, in the order given, each at the first free place around its point.
 
-    `obstacles` are points in data coordinates that no label may cover. The limits of the axes and the layout of the
-    figure must be settled before. Returns how many labels were dropped for want of room.
+    `obstacles` are points in data coordinates that no label may cover. The limits of the axes must be set before; the
+    layout of the figure is settled here. Returns how many labels were dropped for want of room.
     """
     figure = axes.get_figure(root=True)
     if not isinstance(figure, Figure):
         raise TypeError("The axes belong to no figure.")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    scale = figure.dpi / 72
-    frame = axes.get_window_extent(renderer)
-    taken = _Taken([_around(_pixels(axes, *point), 2 * scale) for point in obstacles])
+    settle(figure)
+    axes.get_xlim()  # limits that follow from the data are computed when they are asked for
+    with in_points(figure) as ruler:
+        return _place(axes, labels, obstacles, ruler)
+
+
+def _place(
+    axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[tuple[float, float]], ruler: RendererBase
+) -> int:
+    frame = axes.get_window_extent(ruler)
+    taken = _Taken(_places(axes, obstacles), 2)
+    anchors = _places(axes, [(label.x, label.y) for label in labels])
     dropped = 0
-    for label in labels:
+    for label, (across, up) in zip(labels, anchors, strict=True):
         text = axes.annotate(
             label.text,
             (label.x, label.y),
@@ -58,9 +67,9 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[t
             color=label.color,
             annotation_clip=False,
         )
-        box = text.get_window_extent(renderer)
-        anchor = _pixels(axes, label.x, label.y)
-        offsets = [_offset(box, angle, distance * scale) for distance in _DISTANCES for angle in _DIRECTIONS]
+        box = text.get_window_extent(ruler)
+        anchor = (float(across), float(up))
+        offsets = [_offset(box, angle, distance) for distance in _DISTANCES for angle in _DIRECTIONS]
         tried = enumerate(offsets if label.needed else offsets[:_N_NEAR])
         free = next((found for found in tried if _is_free(box.translated(*found[1]), frame, taken)), None)
         if free is None and not label.needed:
@@ -68,32 +77,27 @@ def place_labels(axes: Axes, labels: Sequence[PointLabel], obstacles: Sequence[t
             dropped += 1
             continue
         number, offset = free or (0, offsets[0])
-        text.set_position((offset[0] / scale, offset[1] / scale))
+        text.set_position(offset)
         taken.add(box.translated(*offset))
         if _DISTANCES[number // len(_DIRECTIONS)] >= _LEADER_FROM:
             end_x, end_y = _nearest_edge(box.translated(*offset), anchor)
             axes.annotate(
                 "",
                 (label.x, label.y),
-                xytext=((end_x - anchor[0]) / scale, (end_y - anchor[1]) / scale),
+                xytext=(end_x - anchor[0], end_y - anchor[1]),
                 textcoords="offset points",
                 arrowprops={"arrowstyle": "-", "color": label.color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
             )
     return dropped
 
 
-def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
-    across, up = axes.transData.transform((x, y))
-    return float(across), float(up)
-
-
-def _around(center: tuple[float, float], radius: float) -> Bbox:
-    x, y = center
-    return Bbox.from_extents(x - radius, y - radius, x + radius, y + radius)
+def _places(axes: Axes, points: Sequence[tuple[float, float]]) -> npt.NDArray[np.float64]:
+    """Points in data coordinates as points of the figure, `[points, 2]`."""
+    return axes.transData.transform(np.array(points, dtype=np.float64).reshape(-1, 2))
 
 
 def _offset(box: Bbox, angle: float, distance: float) -> tuple[float, float]:
-    """How far a centered label must move, in pixels, to lie `distance` from its point in a direction."""
+    """How far a centered label must move, in points, to lie `distance` from its point in a direction."""
     return (
         math.cos(angle) * (distance + box.width / 2),
         math.sin(angle) * (distance + box.height / 2),
@@ -103,8 +107,8 @@ def _offset(box: Bbox, angle: float, distance: float) -> tuple[float, float]:
 class _Taken:
     """Boxes that are taken, kept as numbers: thousands are asked about for each label."""
 
-    def __init__(self, boxes: Sequence[Bbox]) -> None:
-        self._corners = np.array([box.extents for box in boxes]).reshape(-1, 4)
+    def __init__(self, centers: npt.NDArray[np.float64], radius: float) -> None:
+        self._corners = np.hstack([centers - radius, centers + radius])
 
     def add(self, box: Bbox) -> None:
         self._corners = np.vstack([self._corners, box.extents])

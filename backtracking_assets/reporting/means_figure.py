@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from backtracking_assets.reporting.drawing import WIDE
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import house_style, series_style
 
 
 @house_style()
 def means_figure(shares: Mapping[str, float]) -> Figure:
     """The share by layer, attention and MLP apart; `shares` by component, such as `attention.15`."""
-    figure = Figure(figsize=(WIDE, 2.6), layout="constrained")
+    figure = Figure(figsize=(WIDE, 2.6), layout=GridLayout())
     axes = figure.add_subplot()
     for index, (kind, name) in enumerate((("attention", "attention"), ("mlp", "MLP"))):
         points = sorted(

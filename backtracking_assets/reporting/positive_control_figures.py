@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.positive_control_contents import ControlResults
 from backtracking_assets.reporting.positive_control_verdict import MAIN_MODE
 from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style, series_style
@@ -25,7 +26,7 @@ _TICKS = (-100, -10, -1, -0.1, 0, 0.1, 1, 10, 100)
 def importance_figure(results: ControlResults, narrow: bool = False) -> Figure:
     """Importance by layer and by the study's own criterion; planted components are squares, causal ones filled."""
     frame = _of(results.components, results.criterion, MAIN_MODE)
-    figure = Figure(figsize=(NARROW, 5.2) if narrow else (WIDE, 3.4), layout="constrained")
+    figure = Figure(figsize=(NARROW, 5.2) if narrow else (WIDE, 3.4), layout=GridLayout())
     panels = figure.subplots(2 if narrow else 1, 1 if narrow else 2, sharey=True, squeeze=False).ravel()
     k = int(frame["causal"].sum() or frame["planted"].sum())
     for axes, (kind, title) in zip(panels, _KINDS.items(), strict=True):
@@ -49,7 +50,7 @@ def importance_figure(results: ControlResults, narrow: bool = False) -> Figure:
 @house_style()
 def precision_recall_figure(results: ControlResults, narrow: bool = False) -> Figure:
     """Precision against recall of what is causal, a line for each criterion, scaled to zero."""
-    figure = Figure(figsize=(NARROW, 4.4) if narrow else (0.72 * WIDE, 3.8), layout="constrained")
+    figure = Figure(figsize=(NARROW, 4.4) if narrow else (0.72 * WIDE, 3.8), layout=GridLayout())
     axes = figure.subplots()
     curves: dict[tuple[bool, ...], list[str]] = {}
     for measure in results.labels:

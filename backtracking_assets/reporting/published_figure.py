@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 
 from backtracking_assets.measures import MEASURES
 from backtracking_assets.reporting.drawing import NARROW, WIDE, Look, Point, draw_points, estimate_of, reach
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import GRID, MUTED, PALETTE, house_style
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def published_figure(pairs: Sequence["Pair"], narrow: bool = False) -> Figure:
     names = list(dict.fromkeys(_row_name(pair, several) for pair in pairs))
     height = _ROW_INCHES * (len(names) + 1) + 0.4
     size = (NARROW, len(measures) * (height + 0.3) + 0.7) if narrow else (WIDE, height + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=GridLayout())
     grid = figure.subplots(len(measures) if narrow else 1, 1 if narrow else len(measures), squeeze=False).ravel()
     for place, (axes, measure) in enumerate(zip(grid, measures, strict=True)):
         own = {_row_name(pair, several): pair for pair in pairs if pair.published.measure == measure}

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from backtracking_assets.reporting.drawing import NARROW, WIDE, Look, Point, draw_points, reach_of
+from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style
 from backtracking_assets.scan_records import EMBEDDING, MODES
 
@@ -61,7 +62,7 @@ def lens_figure(summaries: pd.DataFrame, narrow: bool = False) -> Figure:
         ("onset_rank", "Its rank (1 is the most probable)"),
     )
     size = (NARROW, 7.2) if narrow else (WIDE, 3.1)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=GridLayout())
     grid = figure.subplots(3 if narrow else 1, 1 if narrow else 3, squeeze=False).ravel()
     for axes, (measure, title) in zip(grid, panels, strict=True):
         own = summaries[summaries["measure"] == measure].sort_values("layer")
@@ -176,7 +177,7 @@ def selection_figure(selection: pd.DataFrame, narrow: bool = False) -> Figure:
     top = int(selection["selected"].groupby(selection["component"]).sum().max())
     most = max(_MOST_SHOWN, top)
     height = 0.25 * min(most, len(selection) // 2) + 1.0
-    figure = Figure(figsize=(NARROW, 2 * height) if narrow else (WIDE, height), layout="constrained")
+    figure = Figure(figsize=(NARROW, 2 * height) if narrow else (WIDE, height), layout=GridLayout())
     grid = figure.subplots(2 if narrow else 1, 1 if narrow else 2, squeeze=False).ravel()
     for axes, kind, color in zip(grid, _KINDS, (PALETTE[0], PALETTE[2]), strict=True):
         own = selection[selection["component"] == kind].sort_values("rank").head(most)
