@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from backtracking_assets.measures import MEASURES
-from backtracking_assets.reporting.drawing import NARROW, WIDE, note_figure
+from backtracking_assets.reporting.drawing import NARROW, WIDE, name_rows, note_figure
 from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.measured import Measurement
 from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style
@@ -38,7 +38,8 @@ def class_bars(rows: Sequence[Row], narrow: bool = False) -> Figure:
         figsize=(NARROW if narrow else WIDE, 0.34 * len(rows) + (1.5 if narrow else 1.0)), layout=GridLayout()
     )
     axes = figure.subplots()
-    any_cut_off = False
+    bars: dict[tuple[str, str, str], list[tuple[int, float, float]]] = {}
+    cut_off = (_CUT_OFF[1], _CUT_OFF[2], INK)
     for y, (_, value) in enumerate(rows):
         left = 0.0
         shares = [(name, found.estimate) for name, _, _ in _PARTS if (found := value(name)) is not None]
@@ -47,22 +48,20 @@ def class_bars(rows: Sequence[Row], narrow: bool = False) -> Figure:
             continue
         for (_, share), (_, color, hatch) in zip(shares, _PARTS, strict=True):
             assert share is not None
-            axes.barh(y, share, left=left, height=0.66, color=color, hatch=hatch, edgecolor="white", linewidth=0.4)
+            bars.setdefault((color, hatch, "white"), []).append((y, share, left))
             left += share
         if 1 - left > _LEAST:
-            any_cut_off = True
-            _, color, hatch = _CUT_OFF
-            axes.barh(y, 1 - left, left=left, height=0.66, color=color, hatch=hatch, edgecolor=INK, linewidth=0.4)
-    axes.set(
-        yticks=range(len(rows)), yticklabels=[label for label, _ in rows], xlim=(0, 1), xlabel="share of completions"
-    )
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+            bars.setdefault(cut_off, []).append((y, 1 - left, left))
+    for (color, hatch, edge), parts in bars.items():
+        places, shares, lefts = zip(*parts, strict=True)
+        axes.barh(places, shares, 0.66, lefts, color=color, hatch=hatch, edgecolor=edge, linewidth=0.4)
+    name_rows(axes, range(len(rows)), [label for label, _ in rows])
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="share of completions")
     handles: list[Artist] = [
         Patch(facecolor=color, hatch=hatch, edgecolor="white", label=MEASURES[name].label)
         for name, color, hatch in _PARTS
     ]
-    if any_cut_off:
+    if cut_off in bars:
         handles.append(Patch(facecolor=_CUT_OFF[1], hatch=_CUT_OFF[2], edgecolor=INK, label=_CUT_OFF[0]))
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else 3)
     return figure

@@ -12,7 +12,16 @@ from matplotlib.patches import Patch
 from backtracking_assets.records import UNSCALED, Cell
 from backtracking_assets.reporting.contents import ContinuationResults
 from backtracking_assets.reporting.continuation import Figures, figures_at, figures_by_place
-from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, Look, Point, draw_points, reach_of
+from backtracking_assets.reporting.drawing import (
+    BASELINE_DASHES,
+    NARROW,
+    WIDE,
+    Look,
+    Point,
+    draw_points,
+    name_rows,
+    reach_of,
+)
 from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import BAND, INK, MUTED, house_style, series_style
 
@@ -72,9 +81,7 @@ def continuation_figure(results: ContinuationResults, narrow: bool = False) -> F
     grid = figure.subplots(3 if narrow else 1, 1 if narrow else 3, squeeze=False).ravel()
     found = figures_by_place(results)
     for position, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
-        _draw_panel(axes, panel, places, found)
-        if position and not narrow:
-            axes.set_yticklabels([])
+        _draw_panel(axes, panel, places, found, named=narrow or not position)
     figure.legend(handles=_handles(), loc="outside lower center", ncols=1 if narrow else 4)
     return figure
 
@@ -95,6 +102,7 @@ def _draw_panel(
     panel: _Panel,
     places: Mapping[Cell, float],
     found: Mapping[tuple[Cell, str, str, str], Figures],
+    named: bool,
 ) -> None:
     axes.set_title(panel.title)
     axes.grid(True, axis="x")
@@ -116,9 +124,8 @@ def _draw_panel(
             look = Look(color, marker, size=4.5, hollow=series.hollow, cap=2)
             points.append(Point(own.estimate, place + series.offset, look, reach_of(own.estimate, own.low, own.high)))
     draw_points(axes, points)
-    axes.set(yticks=[*places.values()], yticklabels=[f"{cell.layer_subset} {cell.scale:g}" for cell in places])
+    name_rows(axes, [*places.values()], [f"{cell.layer_subset} {cell.scale:g}" for cell in places] if named else [])
     axes.set(xlim=(-0.02, 1.02), ylim=(max(places.values()) + 0.6, -0.6))
-    axes.tick_params(axis="y", length=0)
 
 
 def _handles() -> list[Artist]:

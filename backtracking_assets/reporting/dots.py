@@ -8,7 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from backtracking_assets.reporting.drawing import BASELINE_DASHES, NARROW, WIDE, Look, Point, draw_points, reach_of
+from backtracking_assets.reporting.drawing import (
+    BASELINE_DASHES,
+    NARROW,
+    WIDE,
+    Look,
+    Point,
+    draw_points,
+    name_rows,
+    reach_of,
+)
 from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import BAND, INK, MUTED, house_style, series_style
 
@@ -69,15 +78,13 @@ def dot_figure(
         if position >= len(panels):
             axes.set_visible(False)
             continue
-        _draw(axes, panels[position], labels)
-        if position % across:
-            axes.set_yticklabels([])
+        _draw(axes, panels[position], labels, named=not position % across)
     if legend:
         figure.legend(handles=[_handle(entry) for entry in legend], loc="outside lower center", ncols=across)
     return figure
 
 
-def _draw(axes: Axes, panel: DotPanel, labels: Sequence[str]) -> None:
+def _draw(axes: Axes, panel: DotPanel, labels: Sequence[str], named: bool) -> None:
     axes.set_title(panel.title)
     axes.grid(True, axis="x")
     if panel.axis == "difference":
@@ -98,8 +105,8 @@ def _draw(axes: Axes, panel: DotPanel, labels: Sequence[str]) -> None:
         look = Look(color, marker, size=5, hollow=dot.hollow, cap=2)
         points.append(Point(dot.estimate, place, look, reach_of(dot.estimate, dot.low, dot.high)))
     draw_points(axes, points)
-    axes.set(yticks=range(len(labels)), yticklabels=list(labels), ylim=(len(labels) - 0.4, -0.6), xlim=(left, right))
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, range(len(labels)), labels if named else [])
+    axes.set(ylim=(len(labels) - 0.4, -0.6), xlim=(left, right))
 
 
 def _limits(panel: DotPanel) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -69,33 +70,62 @@ class Point:
 
 
 def draw_points(axes: Axes, points: Iterable[Point]) -> None:
-    """All points of an axes; those of one look at once, since each call costs as much as a hundred points."""
-    alike: dict[tuple[Look, bool, bool], list[Point]] = {}
+    """All points of an axes; those of one look at once, whiskers below all marks.
+
+    `Axes.errorbar` does the same in three times the time: it makes three artists more, and checks what is sure here.
+    """
+    alike: dict[Look, list[Point]] = {}
     for point in points:
-        alike.setdefault((point.look, point.x_reach is None, point.y_reach is None), []).append(point)
-    for (look, *_), own in alike.items():
-        axes.errorbar(
-            [point.x for point in own],
-            [point.y for point in own],
-            xerr=_reaches([point.x_reach for point in own]),
-            yerr=_reaches([point.y_reach for point in own]),
-            fmt=look.marker,
-            linestyle="none",
-            color=look.color,
-            markersize=look.size,
-            markerfacecolor="white" if look.hollow else look.color,
-            markeredgecolor=look.edge or look.color,
-            elinewidth=look.line_width,
-            capthick=look.line_width,
-            capsize=look.cap,
-            alpha=look.alpha,
-        )
+        alike.setdefault(point.look, []).append(point)
+    for look, own in alike.items():
+        _draw_whiskers(axes, look, own)
+        if look.marker != "none":
+            marks = Line2D(
+                [point.x for point in own],
+                [point.y for point in own],
+                linestyle="none",
+                color=look.color,
+                marker=look.marker,
+                markersize=look.size,
+                markerfacecolor="white" if look.hollow else look.color,
+                markeredgecolor=look.edge or look.color,
+                alpha=look.alpha,
+                zorder=2.1,
+            )
+            axes.add_line(marks)
+    axes.autoscale_view()
 
 
-def _reaches(own: Sequence[Reach | None]) -> list[list[float]] | None:
-    """`[2, points]`, as errorbar wants it; None where the points have no interval."""
-    found = [reach for reach in own if reach is not None]
-    return [[below for below, _ in found], [above for _, above in found]] if found else None
+def _draw_whiskers(axes: Axes, look: Look, points: Sequence[Point]) -> None:
+    across = [((p.x - p.x_reach[0], p.y), (p.x + p.x_reach[1], p.y)) for p in points if p.x_reach is not None]
+    upward = [((p.x, p.y - p.y_reach[0]), (p.x, p.y + p.y_reach[1])) for p in points if p.y_reach is not None]
+    if not across and not upward:
+        return
+    axes.add_collection(
+        LineCollection([*across, *upward], colors=look.color, linewidths=look.line_width, alpha=look.alpha, zorder=2)
+    )
+    for whiskers, marker in ((across, "|"), (upward, "_")):
+        if whiskers and look.cap:
+            x, y = zip(*(end for whisker in whiskers for end in whisker), strict=True)
+            caps = Line2D(
+                x,
+                y,
+                linestyle="none",
+                color=look.color,
+                marker=marker,
+                markersize=2 * look.cap,
+                markeredgewidth=look.line_width,
+                alpha=look.alpha,
+                zorder=2,
+            )
+            axes.add_line(caps)
+
+
+def name_rows(axes: Axes, places: Sequence[float], names: Sequence[str]) -> None:
+    """Names at the left of rows, without tick marks; none where the axes beside it has them."""
+    axes.tick_params(axis="y", left=False, length=0, labelleft=bool(names))
+    if names:
+        axes.set_yticks(places, names)
 
 
 def draw_baseline(axes: Axes, baseline: Measurement | None, vertical: bool) -> None:

@@ -28,6 +28,7 @@ from backtracking_assets.reporting.drawing import (
     draw_points,
     estimate_of,
     missing_handle,
+    name_rows,
     note_figure,
     reach,
     spread,
@@ -76,9 +77,7 @@ def subset_bars(report: SweepReport, narrow: bool = False) -> Figure:
     )
     grid = figure.subplots(len(shown) if narrow else 1, 1 if narrow else len(shown), squeeze=False).ravel()
     for position, (axes, measure) in enumerate(zip(grid, shown, strict=True)):
-        _bar_panel(axes, index, cells, measure)
-        if position and not narrow:
-            axes.set_yticklabels([])
+        _bar_panel(axes, index, cells, measure, named=narrow or not position)
     handles: list[Artist] = [Patch(color=series_style(0)[0], label=f"subset at scale {lowest:g}")]
     handles += baseline_handles(index, index.primary)
     handles += control_handles(index, [c for c in index.controls() if c.cell.scale == lowest], index.primary)
@@ -221,9 +220,8 @@ def rates_figure(
         points.append(Point(value.estimate, y - (0.17 if baseline else 0), own_look, reach(value)))
         _margin_number(axes, y, value.estimate, measure)
     draw_points(axes, points)
-    axes.set(yticks=range(len(shown)), yticklabels=[measure.label for measure in shown], xlim=(-0.02, 1.02))
-    axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, range(len(shown)), [measure.label for measure in shown])
+    axes.set(xlim=(-0.02, 1.02), ylim=(len(shown) - 0.5, -0.5))
     handles: list[Artist] = [Line2D([], [], color=series_style(0)[0], marker="o", linestyle="none", label=name)]
     if baseline:
         handles.append(
@@ -233,11 +231,12 @@ def rates_figure(
     return figure
 
 
-def _bar_panel(axes: Axes, index: SweepIndex, cells: Sequence[Cell], measure: Measure) -> None:
+def _bar_panel(axes: Axes, index: SweepIndex, cells: Sequence[Cell], measure: Measure, named: bool) -> None:
     axes.set_title(measure.label)
     axes.grid(True, axis="x")
     draw_baseline(axes, index.baseline(measure.name), vertical=True)
     drawn = list(cells)
+    bars: list[tuple[float, float]] = []
     points: list[Point] = []
     for y, cell in enumerate(cells):
         controls = [control for control in index.controls(cell.layer_subset) if control.cell.scale == cell.scale]
@@ -247,7 +246,7 @@ def _bar_panel(axes: Axes, index: SweepIndex, cells: Sequence[Cell], measure: Me
         if value is None or value.estimate is None:
             axes.text(0.01, center, "not measured", color=MUTED, style="italic", va="center", fontsize=8)
         else:
-            axes.barh(center, value.estimate, height=0.44, color=series_style(0)[0])
+            bars.append((center, value.estimate))
             points.append(Point(value.estimate, center, Look(INK, "none"), reach(value)))
             _margin_number(axes, center, value.estimate, measure)
         for control, offset in zip(controls, spread(len(controls), 0.22), strict=True):
@@ -256,10 +255,11 @@ def _bar_panel(axes: Axes, index: SweepIndex, cells: Sequence[Cell], measure: Me
                 whiskers = reach(found) if len(controls) <= _MAX_WHISKERS else None
                 look = Look(MUTED, control_marker(index, control), size=4, hollow=True, cap=2)
                 points.append(Point(found.estimate, y + 0.2 + offset, look, whiskers))
+    if bars:
+        axes.barh(*zip(*bars, strict=True), height=0.44, color=series_style(0)[0])
     draw_points(axes, points)
-    axes.set(yticks=range(len(cells)), yticklabels=[cell.layer_subset for cell in cells])
+    name_rows(axes, range(len(cells)), [cell.layer_subset for cell in cells] if named else [])
     axes.set(xlim=(0, top_of_axis(index, measure, drawn)), ylim=(len(cells) - 0.45, -0.55))
-    axes.tick_params(axis="y", length=0)
 
 
 def _dose_panel(axes: Axes, index: SweepIndex, name: str, measure: Measure, look: tuple[str, str]) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from backtracking_assets.measures import MEASURES
-from backtracking_assets.reporting.drawing import NARROW, WIDE, Look, Point, draw_points, estimate_of, reach
+from backtracking_assets.reporting.drawing import NARROW, WIDE, Look, Point, draw_points, estimate_of, name_rows, reach
 from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.style import GRID, MUTED, PALETTE, house_style
 
@@ -37,9 +37,7 @@ def published_figure(pairs: Sequence["Pair"], narrow: bool = False) -> Figure:
     grid = figure.subplots(len(measures) if narrow else 1, 1 if narrow else len(measures), squeeze=False).ravel()
     for place, (axes, measure) in enumerate(zip(grid, measures, strict=True)):
         own = {_row_name(pair, several): pair for pair in pairs if pair.published.measure == measure}
-        _draw(axes, measure, names, own)
-        if place and not narrow:
-            axes.set_yticklabels([])
+        _draw(axes, measure, names, own, named=narrow or not place)
     figure.legend(handles=_handles(), loc="outside lower center", ncols=1 if narrow else 3)
     return figure
 
@@ -48,7 +46,7 @@ def _row_name(pair: "Pair", several: bool) -> str:
     return f"{pair.name} ({pair.published.run_id})" if several else pair.name
 
 
-def _draw(axes: Axes, measure: str, names: Sequence[str], own: dict[str, "Pair"]) -> None:
+def _draw(axes: Axes, measure: str, names: Sequence[str], own: dict[str, "Pair"], named: bool) -> None:
     axes.set_title(MEASURES[measure].label)
     axes.grid(True, axis="x")
     points: list[Point] = []
@@ -65,8 +63,8 @@ def _draw(axes: Axes, measure: str, names: Sequence[str], own: dict[str, "Pair"]
         marker = "X" if published.known_fault else "D"
         points.append(Point(published.value, row, Look(_PUBLISHED, marker, hollow=True)))
     draw_points(axes, points)
-    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlim=(-0.03, 1.03))
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, range(len(names)), names if named else [])
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(-0.03, 1.03))
 
 
 def _handles() -> list[Line2D]:
