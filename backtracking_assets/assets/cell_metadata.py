@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
+from matplotlib.figure import Figure
 
 from backtracking_assets.assets.contents import examples, primary_measure
 from backtracking_assets.assets.open_experiment import component_names
@@ -15,7 +16,7 @@ from backtracking_assets.assets.stored_variants import Stored, StoredVariant, me
 from backtracking_assets.experiment import Experiment
 from backtracking_assets.records import COMPLETIONS, DETECTIONS, METRICS
 from backtracking_assets.reporting.contents import CellReport
-from backtracking_assets.reporting.figures import cell_overview, rates_figure
+from backtracking_assets.reporting.figures import rates_figure
 from backtracking_assets.reporting.measured import rates_by_name
 from backtracking_assets.reporting.style import to_png
 from backtracking_assets.variant_records import VARIANT_METRICS
@@ -92,12 +93,12 @@ def variant_metrics_metadata(stored: StoredVariant, reference: StoredVariant | N
     }
 
 
-def report_metadata(experiment: Experiment, report: CellReport, path: Path) -> dict[str, Any]:
-    """Of `condition_reports`: where the page stands, and its figure."""
+def report_metadata(experiment: Experiment, report: CellReport, path: Path, overview: Figure) -> dict[str, Any]:
+    """Of `condition_reports`: where the page stands, and its first figure, `figures.cell_overview`."""
     return {
         "report": dg.MetadataValue.path(str(path)),
         "whole_sweep": dg.MetadataValue.asset(dg.AssetKey([experiment.name, "phase2_report"])),
-        "figure": png_figure(to_png(cell_overview(report), 96), f"{report.cell} beside the baseline"),
+        "figure": png_figure(to_png(overview, 96), f"{report.cell} beside the baseline"),
         "baseline": "none yet" if report.baseline_metrics is None and not report.is_baseline else "there",
     }
 

@@ -163,12 +163,12 @@ def _condition_reports(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def condition_reports(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        report, path = write_cell_report(opened, cell, context.run.run_id)
+        page = write_cell_report(opened, cell, context.run.run_id)
         cell_finished(experiment, context.log.warning)
         track_cell(opened, cell, context.log.warning)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.version),
-            metadata=report_metadata(experiment, report, path),
+            data_version=dg.DataVersion(page.report.version),
+            metadata=report_metadata(experiment, page.report, page.path, page.overview),
         )
 
     return condition_reports

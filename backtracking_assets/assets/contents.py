@@ -97,7 +97,8 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         comparisons = table.to_pandas()
         # Corrected p-values belong to the whole plan; here is one cell of it.
         comparisons["p_holm"] = None
-    shown = examples(stored, baseline)
+    own, other = _by_key(stored), _by_key_of_other(stored, baseline)
+    shown = _examples(stored, baseline, own, other)
     return CellReport(
         study=study_of(experiment),
         cell=cell,
@@ -114,7 +115,7 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
         comparisons=comparisons,
         checks=checks,
         examples=shown,
-        class_examples=class_examples(stored, baseline, shown),
+        class_examples=_class_examples(stored, own, other, shown),
         provenance=provenance(
             experiment,
             stored.completions,
@@ -171,11 +172,16 @@ def _control_link(experiment: Experiment) -> PageLink | None:
     return PageLink("positive_control.html", CONTROL_QUESTION, f"backtracking sweep {name} --job positive_control")
 
 
+_ByKey = dict[tuple[str, int], tuple[dict, dict]]
+"""(completion, detection) by (problem id, sample id)."""
+
+
 def examples(stored: Stored, baseline: Stored | None) -> tuple[Example, ...]:
     """A few completions beside the baseline's: first those in which one backtracks and the other does not."""
-    own = _by_key(stored)
-    other = _by_key(baseline) if baseline is not None and baseline.fingerprint != stored.fingerprint else {}
+    return _examples(stored, baseline, _by_key(stored), _by_key_of_other(stored, baseline))
 
+
+def _examples(stored: Stored, baseline: Stored | None, own: _ByKey, other: _ByKey) -> tuple[Example, ...]:
     def differs(key: tuple[str, int]) -> bool:
         return key in other and own[key][1]["has_strict"] != other[key][1]["has_strict"]
 
@@ -192,10 +198,8 @@ def examples(stored: Stored, baseline: Stored | None) -> tuple[Example, ...]:
     return tuple(_example(stored, key, own[key], other.get(key), absent) for key in ranked[:_EXAMPLES_A_CELL])
 
 
-def class_examples(stored: Stored, baseline: Stored | None, shown: Sequence[Example]) -> tuple[Example, ...]:
+def _class_examples(stored: Stored, own: _ByKey, other: _ByKey, shown: Sequence[Example]) -> tuple[Example, ...]:
     """One completion of each class that is not among the examples shown, beside the baseline's."""
-    own = _by_key(stored)
-    other = _by_key(baseline) if baseline is not None and baseline.fingerprint != stored.fingerprint else {}
     missing = list(get_args(CompletionClass))
     for example in shown:
         if example.completion.completion_class in missing:
@@ -209,8 +213,12 @@ def class_examples(stored: Stored, baseline: Stored | None, shown: Sequence[Exam
     return tuple(found)
 
 
-def _by_key(stored: Stored) -> dict[tuple[str, int], tuple[dict, dict]]:
-    """(completion, detection) by (problem id, sample id)."""
+def _by_key_of_other(stored: Stored, baseline: Stored | None) -> _ByKey:
+    """Of the baseline; nothing where it is not there, or has the same completions."""
+    return _by_key(baseline) if baseline is not None and baseline.fingerprint != stored.fingerprint else {}
+
+
+def _by_key(stored: Stored) -> _ByKey:
     detections = _rows_by_key(stored.detections, _SHOWN_OF_DETECTIONS)
     completions = _rows_by_key(stored.completions, _SHOWN_OF_COMPLETIONS)
     return {key: (completions[key], detections[key]) for key in completions}

@@ -1,6 +1,9 @@
 """Pages on disk: writing them, and whether they show what the store holds now."""
 
+from dataclasses import dataclass
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from backtracking_assets.assets.contents import cell_report, sweep_report
 from backtracking_assets.assets.open_experiment import OpenExperiment
@@ -10,19 +13,31 @@ from backtracking_assets.assets.sweep_status import sweep_status
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.cell_report import render_cell_report
 from backtracking_assets.reporting.contents import CellReport, SweepReport
+from backtracking_assets.reporting.figures import cell_overview
 from backtracking_assets.reporting.sweep_report import render_sweep_report
 from backtracking_assets.storage.durable import write_text_durably
 
 
-def write_cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[CellReport, Path]:
+@dataclass(frozen=True)
+class CellPage:
+    """A cell's page on disk."""
+
+    report: CellReport
+    path: Path
+    overview: Figure
+    """Its first figure, which Dagster shows as well."""
+
+
+def write_cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellPage:
     """Write a cell's page; what it shows, and where it stands.
 
     Raises:
         StorageError: the cell is not there or not current, or the page cannot be written.
     """
     report, path = cell_report(opened, cell, run_id), report_path(opened, cell)
-    write_text_durably(path, stamped(render_cell_report(report), report.version), "page")
-    return report, path
+    overview = cell_overview(report)
+    write_text_durably(path, stamped(render_cell_report(report, overview), report.version), "page")
+    return CellPage(report, path, overview)
 
 
 def sweep_is_reported(opened: OpenExperiment) -> bool:

@@ -54,6 +54,7 @@ from backtracking_assets.assets.variants_from_store import record_variants
 from backtracking_assets.partitions import cell_key
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Variant
+from backtracking_assets.reporting.figures import cell_overview
 
 _DESCRIPTION = "Recorded from the store: this is there, and no run of this Dagster instance made it."
 _ABSENT = "The store does not hold this any more."
@@ -294,7 +295,8 @@ def _cell_metadata(asset: str, opened: OpenExperiment, stored: StoredCell) -> di
         return detections_metadata(stored, None if cell.scale == BASELINE_SCALE else current_baseline(opened))
     if asset == "metrics":
         return metrics_metadata(metrics_of(opened, cell).to_pylist())
-    return report_metadata(opened.experiment, cell_report(opened, cell, ""), report_path(opened, cell))
+    report = cell_report(opened, cell, "")
+    return report_metadata(opened.experiment, report, report_path(opened, cell), cell_overview(report))
 
 
 def _record_sweep(log: _Log, asset: str, held: Held) -> None:

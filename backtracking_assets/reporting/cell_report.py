@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from matplotlib.figure import Figure
+
 from backtracking_assets.measures import MEASURES, Measure
 from backtracking_assets.reporting.class_figure import Row as ClassRow
 from backtracking_assets.reporting.class_figure import class_bars
@@ -41,8 +43,10 @@ class MeasureRow:
     method: str
 
 
-def render_cell_report(report: CellReport) -> str:
+def render_cell_report(report: CellReport, overview: Figure | None = None) -> str:
     """The HTML page of one cell, complete in one file; the same report gives the same text.
+
+    `overview` is its `figures.cell_overview`, where that is drawn already.
 
     Raises:
         ValueError: a frame has two rows of one measure, or the primary measure does not exist.
@@ -68,7 +72,7 @@ def render_cell_report(report: CellReport) -> str:
         check_summary=_check_summary(report, len(failed)),
         checks=[*failed, *(check for check in report.checks if check.passed)],
         picture=Picture(
-            wide=embed(cell_overview(report)),
+            wide=embed(overview or cell_overview(report)),
             narrow=None,
             alt=f"Main shares of {report.cell}, with intervals; the table below gives the figures.",
             caption="Main shares with their intervals; the figures at the right are this cell's.",

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from backtracking_assets.measures import MEASURES
-from backtracking_assets.reporting.drawing import NARROW, WIDE, name_rows, note_figure
+from backtracking_assets.reporting.drawing import NARROW, WIDE, name_rows, note_figure, share_ticks
 from backtracking_assets.reporting.layout import GridLayout
 from backtracking_assets.reporting.measured import Measurement
 from backtracking_assets.reporting.style import INK, MUTED, PALETTE, house_style
@@ -57,6 +57,7 @@ def class_bars(rows: Sequence[Row], narrow: bool = False) -> Figure:
         axes.barh(places, shares, 0.66, lefts, color=color, hatch=hatch, edgecolor=edge, linewidth=0.4)
     name_rows(axes, range(len(rows)), [label for label, _ in rows])
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="share of completions")
+    share_ticks(axes)
     handles: list[Artist] = [
         Patch(facecolor=color, hatch=hatch, edgecolor="white", label=MEASURES[name].label)
         for name, color, hatch in _PARTS

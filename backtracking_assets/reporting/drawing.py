@@ -128,6 +128,11 @@ def name_rows(axes: Axes, places: Sequence[float], names: Sequence[str]) -> None
         axes.set_yticks(places, names)
 
 
+def share_ticks(axes: Axes) -> None:
+    """Ticks of an axis of shares: where they are known, the layout need not look at them twice."""
+    axes.set_xticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+
+
 def draw_baseline(axes: Axes, baseline: Measurement | None, vertical: bool) -> None:
     """The baseline as a dashed line and its interval as a band; nothing where it is not measured."""
     if baseline is None or baseline.estimate is None:

@@ -31,6 +31,7 @@ from backtracking_assets.reporting.drawing import (
     name_rows,
     note_figure,
     reach,
+    share_ticks,
     spread,
     top_of_axis,
     whisker_points,
@@ -222,6 +223,7 @@ def rates_figure(
     draw_points(axes, points)
     name_rows(axes, range(len(shown)), [measure.label for measure in shown])
     axes.set(xlim=(-0.02, 1.02), ylim=(len(shown) - 0.5, -0.5))
+    share_ticks(axes)
     handles: list[Artist] = [Line2D([], [], color=series_style(0)[0], marker="o", linestyle="none", label=name)]
     if baseline:
         handles.append(

@@ -17,9 +17,10 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 
+from backtracking_assets.reporting.svg import POINTS_PER_INCH
+
 _PAD = 3.0
 """Points between an axes with its labels and what stands beside it."""
-_POINTS_PER_INCH = 72
 
 # One for all figures: matplotlib remembers what a renderer has measured for as long as the renderer lives.
 _RULER = RendererBase()
@@ -47,7 +48,7 @@ class GridLayout(LayoutEngine):
 def in_points(figure: Figure) -> Iterator[RendererBase]:
     """A figure whose pixels are points meanwhile, and a renderer that measures its text in them and draws nothing."""
     before = figure.dpi
-    figure.dpi = _POINTS_PER_INCH
+    figure.dpi = POINTS_PER_INCH
     try:
         yield _RULER
     finally:
@@ -92,7 +93,7 @@ def _arrange(figure: Figure, ruler: RendererBase) -> None:
             needed = _margins(axes, ruler)
             columns[column].hold(needed)
             rows[row].hold(needed)
-    width, height = (inches * _POINTS_PER_INCH for inches in figure.get_size_inches())
+    width, height = (inches * POINTS_PER_INCH for inches in figure.get_size_inches())
     floor = sum(legend.get_window_extent(ruler).height + 2 * _PAD for legend in figure.legends)
     across = (width - sum(own.left + own.right + 2 * _PAD for own in columns)) / n_columns
     up = (height - floor - sum(own.bottom + own.top + 2 * _PAD for own in rows)) / n_rows
@@ -145,7 +146,7 @@ def _margins_of_axis(axes: Axes, axis: Axis, frame: Bbox, ruler: RendererBase) -
     figure, written = axes.get_figure(root=True), bool(axis.label.get_text())
     assert figure is not None
     gap = axis.labelpad + (found.bottom if horizontal else found.left)
-    x, y = (0.0, -gap / _POINTS_PER_INCH) if horizontal else (-gap / _POINTS_PER_INCH, 0.0)
+    x, y = (0.0, -gap / POINTS_PER_INCH) if horizontal else (-gap / POINTS_PER_INCH, 0.0)
     # A label that matplotlib places itself costs two looks at all ticks at each drawing, an empty one as well.
     axis.set_label_coords(
         *((0.5, 0.0) if horizontal else (0.0, 0.5)),

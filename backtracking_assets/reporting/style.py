@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO, StringIO
+from io import BytesIO
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from backtracking_assets.reporting.layout import settle
+from backtracking_assets.reporting.svg import POINTS_PER_INCH, svg_document
 
 INK = "#1f2328"
 MUTED = "#6b7280"
@@ -88,10 +88,8 @@ def to_png(figure: Figure, dots_per_inch: int = 192) -> bytes:
 @house_style()
 def to_svg(figure: Figure) -> str:
     """An SVG document without time or software version, its text drawn as paths."""
-    buffer = StringIO()
-    with _laid_out(figure, 72):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    with _laid_out(figure, POINTS_PER_INCH):
+        return svg_document(figure)
 
 
 @contextmanager

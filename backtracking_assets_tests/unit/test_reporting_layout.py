@@ -1,10 +1,12 @@
 """The layout of figures: everything that is written stands inside the figure and beside, never over, an axes."""
 
 from collections.abc import Callable
+from io import StringIO
 
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from backtracking_assets.reporting.figures import (
@@ -65,6 +67,15 @@ def test_a_figure_looks_the_same_whatever_was_made_of_it_before() -> None:
     svg = to_svg(figure)
     assert to_png(figure, 96) == to_png(cell_overview(cell_report()), 96)
     assert to_svg(figure) == svg
+
+
+@house_style()
+def test_remembered_texts_are_written_as_matplotlib_writes_them() -> None:
+    figure = dose_response(sweep_report())
+    again = [to_svg(figure) for _ in range(2)]
+    plain = StringIO()
+    FigureCanvasSVG(figure).print_svg(plain, metadata={"Date": None, "Creator": None})
+    assert again == [plain.getvalue()] * 2
 
 
 @house_style()
