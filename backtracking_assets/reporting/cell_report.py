@@ -27,6 +27,7 @@ from backtracking_assets.reporting.measured import (
     primary_measure,
 )
 from backtracking_assets.reporting.page import Picture, embed, failed_checks, render_page
+from backtracking_assets.reporting.style import house_style
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class MeasureRow:
     method: str
 
 
+@house_style()
 def render_cell_report(report: CellReport, overview: Figure | None = None) -> str:
     """The HTML page of one cell, complete in one file; the same report gives the same text.
 

@@ -285,9 +285,9 @@ def _dose_panel(axes: Axes, index: SweepIndex, name: str, measure: Measure, look
     for control, offset in zip(controls, spread(len(controls), 0.1), strict=True):
         value = index.value(control.cell, measure.name)
         if value is not None and value.estimate is not None:
-            look = Look(MUTED, control_marker(index, control), size=4, hollow=True)
+            own_look = Look(MUTED, control_marker(index, control), size=4, hollow=True)
             # Beside their scale, so that they do not lie on the subset's own point.
-            points.append(Point(control.cell.scale + 0.05 + offset, value.estimate, look))
+            points.append(Point(control.cell.scale + 0.05 + offset, value.estimate, own_look))
     draw_points(axes, points)
     axes.set(xticks=[0, 0.5, 1], xlim=(min([0.0, *estimates]) - 0.07, max([1.0, *estimates]) + 0.07))
     axes.set_xticklabels(["0", "0.5", "1"])

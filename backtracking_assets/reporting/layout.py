@@ -159,7 +159,7 @@ def _margins_of_axis(axes: Axes, axis: Axis, frame: Bbox, ruler: RendererBase) -
         else:
             found.left = max(found.left, frame.x0 - box.x0)
     if axis.get_major_formatter().get_offset():
-        height = axis.get_offset_text().get_fontsize() + _PAD
+        height = float(axis.get_offset_text().get_fontsize()) + _PAD
         found.hold(_Margins(bottom=found.bottom + height) if horizontal else _Margins(top=height))
     return found
 

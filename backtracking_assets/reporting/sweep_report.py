@@ -25,6 +25,7 @@ from backtracking_assets.reporting.page import Picture, embed, failed_checks, re
 from backtracking_assets.reporting.published import published_values
 from backtracking_assets.reporting.shared_noise import shared_noise_summary, shared_noise_table
 from backtracking_assets.reporting.shown_subsets import shown_note, shown_subsets
+from backtracking_assets.reporting.style import house_style
 from backtracking_assets.reporting.tables import result_table
 
 
@@ -48,6 +49,7 @@ class Warned:
     checks: tuple[CheckOutcome, ...]
 
 
+@house_style()
 def render_sweep_report(report: SweepReport) -> str:
     """The HTML page of a sweep, complete in one file; the same report gives the same text.
 

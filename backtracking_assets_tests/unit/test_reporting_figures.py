@@ -65,6 +65,15 @@ def test_bytes_do_not_depend_on_the_settings_of_the_user() -> None:
         assert to_svg(cell_overview(cell_report())) == plain
 
 
+def test_the_style_ends_with_its_outermost_use() -> None:
+    with mpl.rc_context({"font.size": 30}):
+        with house_style():
+            with house_style():
+                assert mpl.rcParams["font.size"] == 9
+            assert mpl.rcParams["font.size"] == 9
+        assert mpl.rcParams["font.size"] == 30
+
+
 def test_files_carry_no_time_and_no_version() -> None:
     figure = cell_overview(cell_report())
     assert b"Software" not in to_png(figure, 60)

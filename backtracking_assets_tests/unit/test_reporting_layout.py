@@ -27,7 +27,11 @@ def boxes_of(figure: Figure, dots_per_inch: int) -> list[tuple[float, float, flo
     figure.dpi = dots_per_inch
     renderer = FigureCanvasAgg(figure).get_renderer()
     found = [axes.get_tightbbox(renderer, for_layout_only=True) for axes in figure.axes if axes.axison]
-    return [tuple(end / dots_per_inch for end in box.extents) for box in found if box is not None]
+    return [
+        (box.x0 / dots_per_inch, box.y0 / dots_per_inch, box.x1 / dots_per_inch, box.y1 / dots_per_inch)
+        for box in found
+        if box is not None
+    ]
 
 
 @pytest.mark.parametrize("narrow", [False, True])
