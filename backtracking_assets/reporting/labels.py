@@ -17,6 +17,8 @@ _DIRECTIONS = tuple(math.radians(degrees) for degrees in (45, 315, 135, 225, 0, 
 _DISTANCES = (6, 12, 20, 30, 42, 56)
 """Points between a label and its point; from the fourth on, a line leads to it."""
 _LEADER_FROM = 20
+_AIR = 0.4
+"""Points around a label that stay free."""
 _N_NEAR = 2 * len(_DIRECTIONS)
 """Places near enough for a label that is not needed: those without a line."""
 
@@ -67,7 +69,7 @@ def _place(
             color=label.color,
             annotation_clip=False,
         )
-        box = text.get_window_extent(ruler)
+        box = text.get_window_extent(ruler).padded(_AIR)
         anchor = (float(across), float(up))
         offsets = [_offset(box, angle, distance) for distance in _DISTANCES for angle in _DIRECTIONS]
         tried = enumerate(offsets if label.needed else offsets[:_N_NEAR])

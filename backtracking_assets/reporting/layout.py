@@ -17,13 +17,13 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import Bbox, ScaledTranslation
 
-from backtracking_assets.reporting.svg import POINTS_PER_INCH
+from backtracking_assets.reporting.svg import POINTS_PER_INCH, Ruler
 
 _PAD = 3.0
 """Points between an axes with its labels and what stands beside it."""
 
-# One for all figures: matplotlib remembers what a renderer has measured for as long as the renderer lives.
-_RULER = RendererBase()
+_RULER = Ruler()
+"""One for all figures: matplotlib remembers what a renderer has measured for as long as the renderer lives."""
 
 
 class GridLayout(LayoutEngine):

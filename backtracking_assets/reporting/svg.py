@@ -4,6 +4,7 @@ from functools import lru_cache
 from io import StringIO
 from typing import Any
 
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_svg import RendererSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -24,6 +25,13 @@ def svg_document(figure: Figure) -> str:
     figure.draw(renderer)
     renderer.finalize()
     return buffer.getvalue()
+
+
+class Ruler(RendererBase):
+    """Measures texts as wide as they are drawn, in points at 72 dots per inch, and draws nothing."""
+
+    def get_text_width_height_descent(self, s: str, prop: FontProperties, ismath: Any) -> tuple[float, float, float]:
+        return _size_of(s, prop, ismath)
 
 
 class _Renderer(RendererSVG):

@@ -180,7 +180,7 @@ def test_labels_of_points_close_together_do_not_overlap() -> None:
     boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
     assert dropped == 0
     assert len(boxes) == len(points)
-    assert not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+    assert not any(a.padded(0.5).overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
 
 
 @house_style()
