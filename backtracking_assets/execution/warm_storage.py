@@ -5,27 +5,20 @@ tables of each run's database by its migrations. Files and tables are the same h
 difference. To capture what a run prints, it starts four processes; what a command prints stands in the terminal.
 """
 
-import os
-import tempfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection
 
-_BUSY_SECONDS = 30
-"""Seconds that a statement waits for another process's transaction; as Dagster has it for its event log."""
-_MOST_OPEN = 4
-"""Databases that are open at once: the index, that of the run at work, and a few before it."""
+from backtracking_assets.execution.kept_open import opened
+from backtracking_assets.execution.warm_event_log import WarmEventLog
 
 
 class WarmSqliteStorage(DagsterSqliteStorage):
@@ -52,74 +45,11 @@ def warm(ref: InstanceRef) -> InstanceRef:
     return ref._replace(storage_data=storage, compute_logs_data=output)
 
 
-class WarmEventLog(SqliteEventLogStorage):
-    def __init__(self, base_dir: str) -> None:
-        self._engines: OrderedDict[str, Engine] = OrderedDict()
-        self._empty: bytes | None = None
-        """A run's database before its first event."""
-        self._tables: set[str] = set()
-        super().__init__(base_dir)
-
-    @contextmanager
-    def _connect(self, shard: str) -> Iterator[Connection]:
-        with self._db_lock, self._engine(shard).begin() as connection:
-            yield connection
-
-    def _engine(self, shard: str) -> Engine:
-        """Under the lock of the storage."""
-        if shard in self._engines:
-            self._engines.move_to_end(shard)
-            return self._engines[shard]
-        while len(self._engines) >= _MOST_OPEN:
-            self._engines.popitem(last=False)[1].dispose()
-        engine = _opened(self.conn_string_for_shard(shard))
-        if shard not in self._initialized_dbs:
-            if not self._made_from_empty(Path(self.path_for_shard(shard))):
-                self._initdb(engine)
-            self._initialized_dbs.add(shard)
-        self._engines[shard] = engine
-        return engine
-
-    def _made_from_empty(self, path: Path) -> bool:
-        """Whether the database of a new run was made, without migrations. One that another process made is left."""
-        if path.exists():
-            return False
-        if self._empty is None:
-            self._empty = self._empty_database()
-        temporary = path.with_suffix(f".{os.getpid()}.new")
-        try:
-            temporary.write_bytes(self._empty)
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
-
-    def _empty_database(self) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="backtracking-dagster-") as folder:
-            path = Path(folder) / "empty.db"
-            engine = create_engine(f"sqlite:///{path}")
-            self._initdb(engine)
-            engine.dispose()  # the last connection takes its log into the file
-            return path.read_bytes()
-
-    def has_table(self, table_name: str) -> bool:
-        if table_name not in self._tables and super().has_table(table_name):
-            self._tables.add(table_name)
-        return table_name in self._tables
-
-    def dispose(self) -> None:
-        super().dispose()
-        with self._db_lock:
-            for engine in self._engines.values():
-                engine.dispose()
-            self._engines.clear()
-
-
 class _WarmRuns(SqliteRunStorage):
     def __init__(self, conn_string: str) -> None:
-        self._engine = _opened(conn_string)
+        self._engine = opened(conn_string)
+        self._has_stats = False
+        self._snapshots: set[str] = set()
         super().__init__(conn_string)
 
     @contextmanager
@@ -127,17 +57,23 @@ class _WarmRuns(SqliteRunStorage):
         with self._engine.begin() as connection:
             yield connection
 
+    # Columns are only ever added and snapshots only ever kept: what was found once is not looked up again.
+
+    def has_run_stats_index_cols(self) -> bool:
+        self._has_stats = self._has_stats or super().has_run_stats_index_cols()
+        return self._has_stats
+
+    def has_execution_plan_snapshot(self, execution_plan_snapshot_id: str) -> bool:
+        return self._has_snapshot_id(execution_plan_snapshot_id)
+
+    def _has_snapshot_id(self, snapshot_id: str) -> bool:
+        if snapshot_id not in self._snapshots and super()._has_snapshot_id(snapshot_id):
+            self._snapshots.add(snapshot_id)
+        return snapshot_id in self._snapshots
+
+    def wipe(self) -> None:
+        super().wipe()
+        self._snapshots.clear()
+
     def dispose(self) -> None:
         self._engine.dispose()
-
-
-def _opened(conn_string: str) -> Engine:
-    engine = create_engine(conn_string, connect_args={"timeout": _BUSY_SECONDS})
-    event.listen(engine, "connect", _flush_seldom)
-    return engine
-
-
-def _flush_seldom(connection: Any, _: Any) -> None:
-    # A process that dies loses nothing by it. A machine that does may lose the last events, never the database; what
-    # they said is recorded again from the store when a command starts.
-    connection.execute("pragma synchronous = normal")

@@ -8,7 +8,8 @@ import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 
 from backtracking_assets.cli.instance import open_instance
-from backtracking_assets.execution.warm_storage import WarmEventLog, warm
+from backtracking_assets.execution.warm_event_log import WarmEventLog
+from backtracking_assets.execution.warm_storage import warm
 from backtracking_assets_tests.integration.processes import finish, start
 
 

@@ -1,0 +1,21 @@
+"""SQLite databases of Dagster that this process keeps open."""
+
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event
+
+_BUSY_SECONDS = 30
+"""Seconds that a statement waits for another process's transaction; as Dagster has it for its event log."""
+
+
+def opened(conn_string: str) -> Engine:
+    """The engine of a database, whose connection stays open."""
+    engine = create_engine(conn_string, connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _flush_seldom)
+    return engine
+
+
+def _flush_seldom(connection: Any, _: Any) -> None:
+    # A process that dies loses nothing by it. A machine that does may lose the last events, never the database; what
+    # they said is recorded again from the store when a command starts.
+    connection.execute("pragma synchronous = normal")
