@@ -14,12 +14,12 @@ from backtracking_assets.assets.checks import check_results, check_specs, fail_o
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.generating import Generation, ensure_completions
 from backtracking_assets.assets.identity import probe_identity
-from backtracking_assets.assets.measuring import check_completions, measure_cell, read_cell
+from backtracking_assets.assets.measuring import check_completions, measure_cell, read_completions
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.progress import logged
 from backtracking_assets.assets.pushing import cell_finished
-from backtracking_assets.assets.stored_cells import checks_of_cell, current_baseline, detected_cell, linked_cell
+from backtracking_assets.assets.stored_cells import checks_of_cell, current_baseline, linked_cell
 from backtracking_assets.assets.tracking import track_cell
 from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.execution.gpu_executor import GPU_POOL
@@ -81,9 +81,8 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
         made = ensure_completions(
             opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=logged(context.log.info)
         )
-        with reading(opened.layout):
-            stored = linked_cell(opened, cell)
-            _ = stored.completions
+        stored = made.stored
+        assert stored is not None
         outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made), with_model=True)
         fail_on_errors(cell, outcomes)
         return dg.MaterializeResult(
@@ -109,13 +108,14 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        stored, outcomes = read_cell(opened, cell, context.run.run_id)
-        baseline = None
-        if cell.scale != BASELINE_SCALE:
-            with reading(opened.layout):
+        with reading(opened.layout):
+            linked, baseline = linked_cell(opened, cell), None
+            _ = linked.completions
+            if cell.scale != BASELINE_SCALE:
                 baseline = current_baseline(opened)
                 if baseline is not None:
                     baseline.load()
+        stored, outcomes = read_completions(linked, context.run.run_id)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.version()),
             check_results=check_results(outcomes),
@@ -139,10 +139,10 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        table, outcomes = measure_cell(opened, cell, context.run.run_id)
+        stored, table, outcomes = measure_cell(opened, cell, context.run.run_id)
         fail_on_errors(cell, outcomes)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(detected_cell(opened, cell).metrics_version()),
+            data_version=dg.DataVersion(stored.metrics_version()),
             check_results=check_results(outcomes),
             metadata=metrics_metadata(table.to_pylist()),
         )

@@ -14,6 +14,7 @@ from backtracking_assets.assets.loaded import forget_models, loaded_model, promp
 from backtracking_assets.assets.memory_planning import plan_of_chunk, too_little_free
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
+from backtracking_assets.assets.stored_cells import StoredCell, linked_cell
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError, HeldDatabaseError, ProblemFileError
 from backtracking_assets.execution.devices import device_name, lease_of
@@ -24,7 +25,7 @@ from backtracking_assets.records import COMPLETIONS, Cell, Subject
 from backtracking_assets.storage.archive import archived_keys, compact, verified_archive
 from backtracking_assets.storage.chunks import Chunk
 from backtracking_assets.storage.commits import commit_condition, link_cell
-from backtracking_assets.storage.database import DEFAULT_WAIT
+from backtracking_assets.storage.database import DEFAULT_WAIT, kept_open
 from backtracking_assets.storage.input_commits import Inputs, SubsetRow
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
@@ -54,6 +55,8 @@ class Generation:
     n_generated: int
     device: str | None
     """Where completions were generated now; None where all were there."""
+    stored: StoredCell | None = None
+    """The cell, with its completions read; None where they were made for something else."""
 
     @property
     def linked(self) -> bool:
@@ -73,10 +76,16 @@ def ensure_completions(
     Raises:
         BacktrackingError: see `ensure_condition`.
     """
-    made = ensure_condition(opened, opened.condition(cell), cell, run_id=run_id, log=log, on_progress=on_progress)
-    link_to_completions(opened, cell, made.condition.fingerprint, run_id=run_id)
-    reached("cell linked", str(cell))
-    return made
+    condition, linked = opened.condition(cell), list[StoredCell]()
+
+    def link() -> None:
+        link_to_completions(opened, cell, condition.fingerprint, run_id=run_id)
+        reached("cell linked", str(cell))
+        linked.append(linked_cell(opened, cell))
+        _ = linked[0].completions
+
+    made = ensure_condition(opened, condition, cell, run_id=run_id, log=log, on_progress=on_progress, then=link)
+    return replace(made, stored=linked[0])
 
 
 def ensure_condition(
@@ -87,6 +96,7 @@ def ensure_condition(
     run_id: str,
     log: Log,
     on_progress: OnProgress = lambda progress: None,
+    then: Callable[[], None] = lambda: None,
 ) -> Generation:
     """Have a condition's completions of the experiment's problems and samples in the archive and the database.
 
@@ -96,6 +106,7 @@ def ensure_condition(
 
     Args:
         subject: what the completions are made for, as progress names it.
+        then: what is done with the database once it has them, before it is let go.
 
     Raises:
         ChangedCheckpointError: the checkpoint has changed since the sweep or the cell began.
@@ -122,7 +133,9 @@ def ensure_condition(
         if device is None and not archived.issuperset(opened.keys()):
             # Damage that shows only where every byte is read. The device comes first, so all is done again with one.
             stack.close()
-            return ensure_condition(opened, condition, subject, run_id=run_id, log=log, on_progress=on_progress)
+            return ensure_condition(
+                opened, condition, subject, run_id=run_id, log=log, on_progress=on_progress, then=then
+            )
         work = _Work(opened, subject, condition, run_id, log, on_progress)
         if device is not None:
             work.generate_missing(device, archived)
@@ -130,11 +143,13 @@ def ensure_condition(
         # Where the archive was made anew, the database holds the same keys with other rows: chunks that are still there
         # say that what was made of them was never committed.
         uncommitted = layout.journal_of(fingerprint).exists()
-        if uncommitted or archived != completion_keys(layout, fingerprint):
-            commit_condition(layout, condition, run_id=run_id)
-        # Only now, with archive and database both holding the rows, may the chunks go.
-        clear_journal(layout, fingerprint)
-        reached("journal cleared", fingerprint)
+        with kept_open(layout):
+            if uncommitted or archived != completion_keys(layout, fingerprint):
+                commit_condition(layout, condition, run_id=run_id)
+            # Only now, with archive and database both holding the rows, may the chunks go.
+            clear_journal(layout, fingerprint)
+            reached("journal cleared", fingerprint)
+            then()
     made_on = device_name(device) if device is not None and work.generated else None
     return Generation(condition, len(opened.keys()), work.generated, made_on)
 

@@ -59,15 +59,16 @@ def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[StoredCe
     with reading(opened.layout):
         stored = linked_cell(opened, cell)
         _ = stored.completions
-    return _read(stored, run_id)
+    return read_completions(stored, run_id)
 
 
 def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[StoredVariant, list[CheckOutcome]]:
     """`read_cell` for a prompt variant."""
-    return _read(linked_variant(opened, name), run_id)
+    return read_completions(linked_variant(opened, name), run_id)
 
 
-def _read(stored: _Stored, run_id: str) -> tuple[_Stored, list[CheckOutcome]]:
+def read_completions(stored: _Stored, run_id: str) -> tuple[_Stored, list[CheckOutcome]]:
+    """`read_cell` or `read_variant` for what was looked up before."""
     opened, subject = stored.opened, stored.subject
     found = detect(stored.completions, opened.problems, opened.experiment.detection, run_id=run_id)
     outcomes = detection_checks(opened.experiment.checks, found)
@@ -78,8 +79,8 @@ def _read(stored: _Stored, run_id: str) -> tuple[_Stored, list[CheckOutcome]]:
     return stored.read_as(found), outcomes
 
 
-def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
-    """Compute a cell's rates; the metrics that were stored, and their checks.
+def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[StoredCell, pa.Table, list[CheckOutcome]]:
+    """Compute a cell's rates; the cell, the metrics that were stored, and their checks.
 
     Raises:
         StorageError: the cell's completions or detections are not there or not current, or the store cannot be written.
@@ -88,14 +89,16 @@ def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[pa.Ta
         stored = detected_cell(opened, cell)
         stored.load()
     table = cell_metrics(stored.completions, stored.detections, opened.problems, cell=cell, **_facts(stored, run_id))
-    return table, _store_metrics(stored, table, run_id, is_baseline=cell.scale == BASELINE_SCALE)
+    return stored, table, _store_metrics(stored, table, run_id, is_baseline=cell.scale == BASELINE_SCALE)
 
 
-def measure_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[pa.Table, list[CheckOutcome]]:
+def measure_variant(
+    opened: OpenExperiment, name: str, run_id: str
+) -> tuple[StoredVariant, pa.Table, list[CheckOutcome]]:
     """`measure_cell` for a prompt variant. Only the sweep's own one must be above accuracy against shuffled answers."""
     stored = detected_variant(opened, name)
     table = variant_metrics(stored.rows, stored.opened.problems, **_facts(stored, run_id))
-    return table, _store_metrics(stored, table, run_id, is_baseline=stored.of_sweep)
+    return stored, table, _store_metrics(stored, table, run_id, is_baseline=stored.of_sweep)
 
 
 def _facts(stored: Stored, run_id: str) -> Mapping[str, Any]:

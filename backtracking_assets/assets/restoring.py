@@ -130,7 +130,7 @@ def _restore(opened: OpenExperiment, cell: Cell) -> str | None:
         return f"its check {broken[0].name} fails: {broken[0].description}"
     if not stored.detected:
         read_cell(opened, cell, RESTORED_BY)
-    _, outcomes = measure_cell(opened, cell, RESTORED_BY)
+    _, _, outcomes = measure_cell(opened, cell, RESTORED_BY)
     if broken := failed(outcomes):
         return f"its check {broken[0].name} fails: {broken[0].description}"
     return None

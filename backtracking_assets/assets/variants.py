@@ -19,7 +19,6 @@ from backtracking_assets.assets.pushing import cell_finished
 from backtracking_assets.assets.stored_variants import (
     StoredVariant,
     current_variant,
-    detected_variant,
     linked_variant,
 )
 from backtracking_assets.conditions import GENERATOR_VERSION, digest
@@ -67,11 +66,14 @@ def _variant_generations(experiment: Experiment) -> dg.AssetsDefinition:
         opened, name, run_id = OpenExperiment(experiment), context.partition_key, context.run.run_id
         own = opened.for_variant(name)
 
+        def link() -> None:
+            link_to_completions(own, Variant(name), own.baseline.fingerprint, run_id=run_id)
+            reached("cell linked", str(Variant(name)))
+
+        log = context.log.info
         made = ensure_condition(
-            own, own.baseline, Variant(name), run_id=run_id, log=context.log.info, on_progress=logged(context.log.info)
+            own, own.baseline, Variant(name), run_id=run_id, log=log, on_progress=logged(log), then=link
         )
-        link_to_completions(own, Variant(name), made.condition.fingerprint, run_id=run_id)
-        reached("cell linked", str(Variant(name)))
         stored = linked_variant(opened, name)
         outcomes = check_completions(stored, run_id, None, with_model=True)
         fail_on_errors(Variant(name), outcomes)
@@ -122,9 +124,8 @@ def _variant_metrics(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def variant_metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, name = OpenExperiment(experiment), context.partition_key
-        _, outcomes = measure_variant(opened, name, context.run.run_id)
+        stored, _, outcomes = measure_variant(opened, name, context.run.run_id)
         fail_on_errors(Variant(name), outcomes)
-        stored = detected_variant(opened, name)
         cell_finished(experiment, context.log.warning)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.metrics_version()),

@@ -74,7 +74,7 @@ def _restore(opened: OpenExperiment, own: OpenExperiment, variant: Variant, run_
     if broken := failed(outcomes or check_completions(stored, run_id, None)):
         return f"its check {broken[0].name} fails: {broken[0].description}"
     read_variant(opened, variant.name, run_id)
-    _, outcomes = measure_variant(opened, variant.name, run_id)
+    _, _, outcomes = measure_variant(opened, variant.name, run_id)
     if broken := failed(outcomes):
         return f"its check {broken[0].name} fails: {broken[0].description}"
     return None

@@ -2,7 +2,7 @@
 
 Starting an instance takes most of what `duckdb.connect` takes, whatever file it is given, so one is kept; it holds no
 file and no lock between two uses. Blocks that read the same file at once share one attachment, and the file is let go
-with the last of them.
+with the last of them. A thread that keeps it attached to write may read and write by turns meanwhile.
 """
 
 import itertools
@@ -31,6 +31,16 @@ class _Attachment:
     read_only: bool
     threads: list[int] = field(default_factory=list)
     """The thread of each block that uses it."""
+    keeper: int | None = None
+    """The thread that keeps it attached between its blocks."""
+    written: bool = False
+    """Whether a block of the keeper writes now."""
+
+    def admits(self, *, read_only: bool) -> bool:
+        """Whether this thread may use it, as it is attached now, for another block."""
+        if self.keeper == threading.get_ident():
+            return not self.written and (read_only or self.threads == [self.keeper])
+        return read_only and self.read_only
 
 
 @dataclass
@@ -56,6 +66,7 @@ class Use:
     """Whether the file was opened for this block, and not shared with another one."""
     _instance: _Instance
     _path: Path
+    _writes: bool
 
     def close(self, *, failed: bool = False) -> None:
         """Let go of the file, unless another block reads it. The log is folded into the file as it is let go.
@@ -72,6 +83,7 @@ class Use:
             instance, attachment = self._instance, self._instance.attachments[self._path]
             instance.spoilt = instance.spoilt or failed
             attachment.threads.remove(threading.get_ident())
+            attachment.written = attachment.written and not self._writes
             if attachment.threads:
                 return
             del instance.attachments[self._path]
@@ -84,10 +96,11 @@ class Use:
                 _give_up_if_spoilt(instance)
 
 
-def attach(path: Path, *, read_only: bool, check: Callable[[], None] = lambda: None) -> Use:
+def attach(path: Path, *, read_only: bool, keep: bool = False, check: Callable[[], None] = lambda: None) -> Use:
     """A connection whose tables are those of a database file.
 
     Args:
+        keep: whether other blocks of this thread may read and write within this one.
         check: looks at the file before it is opened, and raises if it must not be. It is called only where this process
             has not opened the file: closing any handle of a file gives up all locks that a process has on it.
 
@@ -102,6 +115,7 @@ def attach(path: Path, *, read_only: bool, check: Callable[[], None] = lambda: N
         if attachment is None:
             check()
             attachment = _Attachment(f"store_{next(_numbers)}", read_only)
+            attachment.keeper = threading.get_ident() if keep else None
             mode, place = "read_only" if read_only else "read_write", str(path).replace("'", "''")
             try:
                 instance.root.execute(f"attach '{place}' as \"{attachment.alias}\" (type duckdb, {mode})")
@@ -109,12 +123,22 @@ def attach(path: Path, *, read_only: bool, check: Callable[[], None] = lambda: N
                 _give_up_if_spoilt(instance)
                 raise
             instance.attachments[path] = attachment
-        elif not (read_only and attachment.read_only):
+        elif not attachment.admits(read_only=read_only):
             raise AttachedHereError(by_this_thread=threading.get_ident() in attachment.threads)
         connection = instance.root.cursor()
         connection.execute(f'use "{attachment.alias}"')
         attachment.threads.append(threading.get_ident())
-        return Use(connection, first, instance, path)
+        writes = not read_only and not keep
+        attachment.written = attachment.written or writes
+        return Use(connection, first, instance, path, writes)
+
+
+def kept_here(path: Path) -> bool:
+    """Whether this thread keeps a database file attached to write."""
+    with _lock:
+        instance = _instances.get(os.getpid())
+        attachment = None if instance is None else instance.attachments.get(path)
+        return attachment is not None and attachment.keeper == threading.get_ident()
 
 
 def _running(path: Path) -> _Instance:

@@ -10,14 +10,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import duckdb
 
 from backtracking_assets.errors import HeldDatabaseError, StorageError
 from backtracking_assets.fault_points import reached
-from backtracking_assets.storage.attaching import AttachedHereError, Use, attach
+from backtracking_assets.storage.attaching import AttachedHereError, Use, attach, kept_here
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.locks import database_lock
@@ -68,22 +68,42 @@ def writing(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[duck
     Raises:
         StorageError: see `reading`; nothing of the block is kept then.
     """
+    with _to_write(layout, wait) as connection:
+        connection.begin()
+        try:
+            yield connection
+            reached("transaction open")
+            connection.commit()
+            reached("transaction committed")
+        except BaseException:
+            # After a fatal error there is no transaction left to roll back; the first error is the one to show.
+            with suppress(duckdb.Error):
+                connection.rollback()
+            raise
+
+
+@contextmanager
+def kept_open(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[None]:
+    """Keep the database open between blocks that read and write, each of which would open it anew.
+
+    Each block that writes is a transaction of its own, durable when it ends. No other process can read meanwhile:
+    nothing that takes long, such as generation, belongs inside.
+
+    Raises:
+        StorageError: see `reading`.
+    """
+    with _to_write(layout, wait, keep=True):
+        yield
+
+
+@contextmanager
+def _to_write(layout: StoreLayout, wait: float, *, keep: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     deadline = time.monotonic() + wait
-    with database_lock(layout, timeout=wait):
+    with nullcontext() if kept_here(layout.database) else database_lock(layout, timeout=wait):
         if not layout.database.exists():
             _create(layout)
-        with _opened(layout, read_only=False, deadline=deadline, wait=wait) as connection:
-            connection.begin()
-            try:
-                yield connection
-                reached("transaction open")
-                connection.commit()
-                reached("transaction committed")
-            except BaseException:
-                # After a fatal error there is no transaction left to roll back; the first error is the one to show.
-                with suppress(duckdb.Error):
-                    connection.rollback()
-                raise
+        with _opened(layout, read_only=False, keep=keep, deadline=deadline, wait=wait) as connection:
+            yield connection
 
 
 def _create(layout: StoreLayout) -> None:
@@ -113,9 +133,9 @@ def _create_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 @contextmanager
 def _opened(
-    layout: StoreLayout, *, read_only: bool, deadline: float, wait: float
+    layout: StoreLayout, *, read_only: bool, keep: bool = False, deadline: float, wait: float
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    use = _connect(layout, read_only, deadline, wait)
+    use = _connect(layout, read_only, deadline, wait, keep=keep)
     failed = False
     try:
         try:
@@ -154,10 +174,10 @@ def refuse_held(layout: StoreLayout) -> None:
         _connect(layout, read_only=False, deadline=time.monotonic(), wait=0).close()
 
 
-def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float) -> Use:
+def _connect(layout: StoreLayout, read_only: bool, deadline: float, wait: float, *, keep: bool = False) -> Use:
     while True:
         try:
-            return attach(layout.database, read_only=read_only, check=lambda: _refuse_foreign(layout))
+            return attach(layout.database, read_only=read_only, keep=keep, check=lambda: _refuse_foreign(layout))
         except (duckdb.Error, AttachedHereError) as error:
             holder = _holder(error)
             if holder is None:

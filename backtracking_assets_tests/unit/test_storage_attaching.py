@@ -3,13 +3,14 @@
 import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from backtracking_assets.errors import HeldDatabaseError, StorageError
 from backtracking_assets.storage import attaching, queries
-from backtracking_assets.storage.database import reading, writing
+from backtracking_assets.storage.database import kept_open, reading, writing
 from backtracking_assets.storage.layout import StoreLayout
 
 
@@ -96,3 +97,55 @@ def test_a_forked_process_has_an_instance_of_its_own(layout: StoreLayout) -> Non
     assert answers.get(timeout=60) == ["a"]
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_a_database_that_is_kept_open_is_read_and_written_by_turns(layout: StoreLayout) -> None:
+    with kept_open(layout):
+        assert digests(layout) == ["a"]
+        with writing(layout) as connection:
+            connection.execute("insert into settings values ('b', 'statistics', '{}')")
+        assert digests(layout) == ["a", "b"]
+        with pytest.raises(StorageError, match="refused a statement"), writing(layout) as connection:
+            connection.execute("delete from settings")
+            connection.execute("insert into settings values (null, null, null)")
+        assert digests(layout) == ["a", "b"]
+        assert "HeldDatabaseError" in written_elsewhere(layout, "c") or "LockHeldError" in written_elsewhere(
+            layout, "c"
+        )
+    assert written_elsewhere(layout, "c") == ""
+    assert digests(layout) == ["a", "b", "c"]
+
+
+def test_what_is_committed_while_it_is_kept_open_outlives_the_process(layout: StoreLayout) -> None:
+    script = f"""
+import os
+from pathlib import Path
+from backtracking_assets.storage.database import kept_open, writing
+from backtracking_assets.storage.layout import StoreLayout
+layout = StoreLayout(Path({str(layout.root)!r}))
+with kept_open(layout):
+    with writing(layout) as connection:
+        connection.execute("insert into settings values ('b', 'statistics', '{{}}')")
+    with writing(layout) as connection:
+        connection.execute("insert into settings values ('c', 'statistics', '{{}}')")
+        os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    assert digests(layout) == ["a", "b"]
+
+
+def test_reading_and_writing_still_exclude_each_other_while_it_is_kept_open(layout: StoreLayout) -> None:
+    with kept_open(layout):
+        with reading(layout), pytest.raises(HeldDatabaseError, match="this process itself"), writing(layout):
+            pytest.fail("written while it was read")
+        with writing(layout), pytest.raises(HeldDatabaseError, match="this process itself"), reading(layout):
+            pytest.fail("read while it was written")
+        assert digests(layout) == ["a"]
+
+
+def test_another_thread_waits_for_a_database_that_is_kept_open(layout: StoreLayout) -> None:
+    with kept_open(layout), ThreadPoolExecutor(1) as others:
+        waiting = others.submit(queries.cells, layout, wait=0.2)
+        with pytest.raises(HeldDatabaseError, match="another thread"):
+            waiting.result(timeout=60)
+    assert digests(layout) == ["a"]
