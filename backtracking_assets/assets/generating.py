@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from backtracking_assets.assets.checkpoint_watch import refuse_changed_checkpoint
 from backtracking_assets.assets.chunk_making import completion_rows, generate_chunk
+from backtracking_assets.assets.handed_on import Found
 from backtracking_assets.assets.loaded import forget_models, loaded_model, prompts
 from backtracking_assets.assets.memory_planning import plan_of_chunk, too_little_free
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
-from backtracking_assets.assets.stored_cells import StoredCell, linked_cell
+from backtracking_assets.assets.stored_cells import linked_cell
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError, HeldDatabaseError, ProblemFileError
 from backtracking_assets.execution.devices import device_name, lease_of
@@ -29,6 +30,7 @@ from backtracking_assets.storage.database import DEFAULT_WAIT, kept_open
 from backtracking_assets.storage.input_commits import Inputs, SubsetRow
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.left_as import writing_began
 from backtracking_assets.storage.locks import generation_lock
 from backtracking_assets.storage.parquet import DamagedFileError
 from backtracking_assets.storage.queries import completion_keys
@@ -55,8 +57,8 @@ class Generation:
     n_generated: int
     device: str | None
     """Where completions were generated now; None where all were there."""
-    stored: StoredCell | None = None
-    """The cell, with its completions read; None where they were made for something else."""
+    found: Found | None = None
+    """The cell as it was linked; None where completions were made for something else."""
 
     @property
     def linked(self) -> bool:
@@ -76,16 +78,18 @@ def ensure_completions(
     Raises:
         BacktrackingError: see `ensure_condition`.
     """
-    condition, linked = opened.condition(cell), list[StoredCell]()
+    condition, found = opened.condition(cell), list[Found]()
 
     def link() -> None:
         link_to_completions(opened, cell, condition.fingerprint, run_id=run_id)
         reached("cell linked", str(cell))
-        linked.append(linked_cell(opened, cell))
-        _ = linked[0].completions
+        stored = linked_cell(opened, cell)
+        _ = stored.completions
+        before = writing_began(opened.layout.database)
+        found.append(Found(stored, None if before is None else before.after(1)))
 
     made = ensure_condition(opened, condition, cell, run_id=run_id, log=log, on_progress=on_progress, then=link)
-    return replace(made, stored=linked[0])
+    return replace(made, found=found[0])
 
 
 def ensure_condition(

@@ -270,6 +270,9 @@ def _keep_settings(connection: duckdb.DuckDBPyConnection, kind: str, name: str, 
     if digest(settings) != name:
         raise StorageError(f"The {kind} settings are not those of digest {name[:12]}; nothing was stored.")
     row = {"digest": name, "kind": kind, "content": canonical_json(settings)}
+    sql = "select digest, kind, content from settings where digest = ?"
+    if connection.execute(sql, [name]).fetchall() == [tuple(row.values())]:
+        return
     connection.execute("delete from settings where digest = ?", [name])
     insert_rows(connection, "settings", table_of([row], TABLES["settings"].schema))
 

@@ -10,16 +10,18 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 
 from backtracking_assets.errors import HeldDatabaseError, StorageError
 from backtracking_assets.fault_points import reached
+from backtracking_assets.storage import left_as
 from backtracking_assets.storage.attaching import AttachedHereError, Use, attach, kept_here
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
+from backtracking_assets.storage.left_as import Mark
 from backtracking_assets.storage.locks import database_lock
 from backtracking_assets.storage.set_aside import set_aside
 from backtracking_assets.storage.tables import SCHEMA_VERSION, create_statements
@@ -99,11 +101,23 @@ def kept_open(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[No
 @contextmanager
 def _to_write(layout: StoreLayout, wait: float, *, keep: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     deadline = time.monotonic() + wait
-    with nullcontext() if kept_here(layout.database) else database_lock(layout, timeout=wait):
-        if not layout.database.exists():
-            _create(layout)
-        with _opened(layout, read_only=False, keep=keep, deadline=deadline, wait=wait) as connection:
-            yield connection
+    with ExitStack() as stack:
+        if not kept_here(layout.database):
+            stack.enter_context(database_lock(layout, timeout=wait))
+            if not layout.database.exists():
+                _create(layout)
+            state_of(layout)
+            stack.callback(left_as.wrote, layout.database, layout.database_log)
+        yield stack.enter_context(_opened(layout, read_only=False, keep=keep, deadline=deadline, wait=wait))
+
+
+def state_of(layout: StoreLayout) -> Mark | None:
+    """The state of the database now, or None while this process has it open.
+
+    What was read between two equal states is true of both. A program that writes the file without this package's lock,
+    in the moment in which this process lets go of it, goes unnoticed.
+    """
+    return left_as.look(layout.database, layout.database_log)
 
 
 def _create(layout: StoreLayout) -> None:

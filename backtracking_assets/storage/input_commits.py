@@ -108,5 +108,8 @@ def _put_subset(connection: duckdb.DuckDBPyConnection, subset: SubsetRow) -> Non
         "control_of": subset.control_of,
         "derived_from": subset.derived_from,
     }
+    stored = connection.execute(f"select {', '.join(row)} from layer_subsets where layer_subset = ?", [subset.name])
+    if stored.fetchall() == [tuple(row.values())]:
+        return
     connection.execute("delete from layer_subsets where layer_subset = ?", [subset.name])
     insert_rows(connection, "layer_subsets", table_of([row], TABLES["layer_subsets"].schema))
