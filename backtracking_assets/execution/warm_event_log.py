@@ -15,12 +15,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dagster import AssetKey
-from dagster._core.event_api import AssetRecordsFilter, EventLogRecord, EventRecordsResult
+from dagster._core.event_api import AssetRecordsFilter, EventLogCursor, EventLogRecord, EventRecordsResult
 from dagster._core.events import DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log import SqliteEventLogStorage
-from dagster._core.storage.event_log.base import EventLogCursor
 from sqlalchemy import Connection, Engine, create_engine
 
 from backtracking_assets.execution.kept_open import opened
@@ -57,8 +56,8 @@ class WarmEventLog(SqliteEventLogStorage):
         self._waiting: list[EventLogEntry] = []
         self._together: tuple[ExitStack, dict[str, Connection]] | None = None
         """The transactions by which events are stored, by database, while they are."""
-        self._materialized: EventLogRecord | None = None
-        """What this process has just materialized, while its checks are stored."""
+        self._materialized: tuple[AssetRecordsFilter, EventLogRecord] | None = None
+        """What asks for what a run has just materialized, and that itself, while its checks are stored."""
         super().__init__(base_dir)
         self._db_lock = threading.RLock()  # events are stored before something is read, under the same lock
 
@@ -99,10 +98,12 @@ class WarmEventLog(SqliteEventLogStorage):
 
     def _store_asset_event(self, conn: Connection, event: EventLogEntry, event_id: int) -> None:
         super()._store_asset_event(conn, event, event_id)
+        made = event.get_dagster_event()
         # What is recorded outside of runs has no checks in a run; of assets without partitions Dagster asks otherwise.
-        in_run = event.run_id != RUNLESS_RUN_ID and event.get_dagster_event().partition is not None
-        if in_run and event.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION:
-            self._materialized = EventLogRecord(event_id, event)
+        if event.run_id == RUNLESS_RUN_ID or made.asset_key is None or made.partition is None:
+            return
+        if event.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION:
+            self._materialized = AssetRecordsFilter(made.asset_key, [made.partition]), EventLogRecord(event_id, event)
 
     def fetch_materializations(
         self,
@@ -112,12 +113,11 @@ class WarmEventLog(SqliteEventLogStorage):
         ascending: bool = False,
     ) -> EventRecordsResult:
         """As Dagster does; each check of a step asks what the step has just materialized, which is known."""
-        known = self._materialized
-        if known is not None and limit == 1 and cursor is None and not ascending:
-            found = known.event_log_entry.get_dagster_event()
-            if records_filter == AssetRecordsFilter(found.asset_key, [found.partition]):
-                place = EventLogCursor.from_storage_id(known.storage_id).to_string()
-                return EventRecordsResult([known], cursor=place, has_more=True)
+        if self._materialized is not None and limit == 1 and cursor is None and not ascending:
+            asking, found = self._materialized
+            if records_filter == asking:
+                place = EventLogCursor.from_storage_id(found.storage_id).to_string()
+                return EventRecordsResult([found], cursor=place, has_more=True)
         return super().fetch_materializations(records_filter, limit, cursor, ascending)
 
     def _engine(self, shard: str) -> Engine:
