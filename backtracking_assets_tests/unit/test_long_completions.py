@@ -60,6 +60,9 @@ def _generate(report: str) -> None:
             write_progress(layout, _FINGERPRINT, chunk, "", ChunkProgress(state.facts, state.arrays))
         asked += 1
 
+    # What libraries take at their first use is no part of the plan of a chunk.
+    few = sampling.model_copy(update={"max_new_tokens": 32})
+    generate(model, requests, few, intervention, stop_ids=frozenset(), pad_id=0)
     before = psutil.Process().memory_info().rss
     whole = generate(model, requests, sampling, intervention, stop_ids=frozenset(), pad_id=0, on_state=keep)
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
