@@ -6,6 +6,7 @@ real process with its own environment, exit code, locks and standard streams.
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def backtracking(*arguments: str, environment: Mapping[str, str], folder: Path) 
 
 def _run_command(arguments: Sequence[str], environment: dict[str, str], files: Sequence[Path]) -> None:
     replace_environment(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     sys.argv = ["backtracking", *arguments]
