@@ -26,11 +26,10 @@ SIGALRM and therefore fail outside the main thread.
 import logging
 import re
 import threading
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from backtracking_assets.records import Verdict
 
@@ -45,8 +44,7 @@ _BOXES_TRIED = 8
 _THINK_CLOSE = "</think>"
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer as found, without markup and at most ``LONGEST_ANSWER`` characters; None where there is none."""
 
     found: str | None
@@ -160,11 +158,20 @@ def _first_word(marker: str) -> bytes | None:
 def _answer_in(text: str, folded: bytes, marker: str) -> str | None:
     rest = _last_marked(text, folded, marker)
     if rest is not None:
-        answer = _presentable(_last_boxed(rest) or rest)
+        answer = _answer_again(rest) if len(rest) <= _REMEMBERED_CHARACTERS else _answer_of(rest)
         if answer:
             return answer
     boxed = _last_boxed(text)
     return (_presentable(boxed) or None) if boxed is not None else None
+
+
+def _answer_of(rest: str) -> str:
+    """What a marked line says is the answer; empty where it says nothing."""
+    return _presentable(_last_boxed(rest) or rest)
+
+
+# Answers recur.
+_answer_again = lru_cache(maxsize=16_384)(_answer_of)
 
 
 def _last_marked(text: str, folded: bytes, marker: str) -> str | None:

@@ -52,10 +52,14 @@ def degeneration_rules(
     digits = may_have_long_digits(column, LONG_DIGITS)
     units = _suspected_units(token_ids, repeats)
     words, lines = may_repeat_words(column, repeats), may_repeat_lines(column, repeats)
-    return [
-        _rule(text, token_ids[row], units.get(row, []), row in digits, row in words, row in lines, repeats)
-        for row, text in enumerate(column.texts)
-    ]
+    rules_broken: list[str | None] = ["empty" if not text or text.isspace() else None for text in column.texts]
+    for row in sorted({*digits, *units, *words, *lines}):
+        if not rules_broken[row]:
+            text, suspected = column.texts[row], units.get(row, [])
+            rules_broken[row] = _rule(
+                text, token_ids[row], suspected, row in digits, row in words, row in lines, repeats
+            )
+    return rules_broken
 
 
 def _rule(
@@ -67,9 +71,7 @@ def _rule(
     lines: bool,
     repeats: int,
 ) -> str | None:
-    """The first rule that a text breaks, of those that are not ruled out."""
-    if not text or text.isspace():
-        return "empty"
+    """The first rule that a text which is not empty breaks, of those that are not ruled out."""
     if digits and _LONG_DIGITS.search(text):
         return "long_digits"
     for unit in units:
@@ -91,7 +93,7 @@ def _suspected_units(token_ids: Sequence[npt.NDArray[np.integer]], repeats: int)
     # A unit repeated r times is a run of (r - 1) x unit places at which a token equals the one a unit later. So long a
     # run holds one of every so many places at which the next few tokens equal those a unit later, too.
     compared = min(_COMPARED, repeats - 1)
-    tokens = np.concatenate([*token_ids, np.zeros(compared, dtype=np.int64)]).astype(np.int64)
+    tokens = np.concatenate([*token_ids, np.zeros(compared, dtype=np.int32)]).astype(np.uint32)
     offsets = np.cumsum([0, *map(len, token_ids)])
     marks = tokens[: len(tokens) - compared].copy()
     for shift in range(1, compared):
@@ -102,6 +104,8 @@ def _suspected_units(token_ids: Sequence[npt.NDArray[np.integer]], repeats: int)
         step = (_times(unit, repeats) - 1) * unit - compared + 1
         later = marks[unit::step]
         hits = step * np.flatnonzero(marks[::step][: len(later)] == later)
+        if not len(hits):
+            continue
         for row in np.unique(np.searchsorted(offsets, hits, side="right") - 1).tolist():
             suspected.setdefault(row, []).append(unit)
     return suspected

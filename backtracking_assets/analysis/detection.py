@@ -1,7 +1,8 @@
 """Reading every completion of a table: triggers, degeneration, answer and steps, one row of DETECTIONS each."""
 
 from collections.abc import Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
+from operator import le
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pyarrow as pa
 
 from backtracking_assets import conditions
 from backtracking_assets.analysis.answers import judge_folded, warm_up
-from backtracking_assets.analysis.backtracking_classes import Classes, Span, classify_steps, classify_texts
+from backtracking_assets.analysis.backtracking_classes import classify_texts
+from backtracking_assets.analysis.class_columns import chain_classes, class_columns
 from backtracking_assets.analysis.degeneration import degeneration_rules
-from backtracking_assets.analysis.step_columns import StepColumns, read_step_columns
+from backtracking_assets.analysis.event_columns import EventColumns, event_columns, in_rows, taken
+from backtracking_assets.analysis.step_columns import read_step_columns
 from backtracking_assets.analysis.text_columns import TextColumn, events_of
-from backtracking_assets.analysis.triggers import Event, onset
 from backtracking_assets.errors import BacktrackingError
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS, Problem
@@ -36,10 +38,9 @@ STEP_COLUMNS = (
 
 _READ = ("fingerprint", "problem_id", "sample_id", "text", "finish_reason", "token_ids", "token_starts")
 """Columns of completions that are read."""
+_KEYS = ("problem_id", "sample_id", "fingerprint")
 _ROWS_TOGETHER = 512
 """Rows that are read at once."""
-_ROW_BITS = 32
-"""Above the characters of a text, in keys that rise over all texts."""
 
 
 def rules_document(rules: Detection) -> dict[str, Any]:
@@ -65,118 +66,107 @@ def detect(completions: pa.Table, problems: Mapping[str, Problem], rules: Detect
     """
     _refuse_unknown_problems(completions, problems)
     warm_up()  # otherwise the first answer that is an expression pays for imports
-    keys = ("problem_id", "sample_id", "fingerprint")
-    ordered = completions.select(_READ).sort_by([(name, "ascending") for name in keys])
+    ordered = _ordered(completions.select(_READ))
+    digest = rules_digest(rules)
     parts = [
-        _detections(ordered.slice(begin, _ROWS_TOGETHER), problems, rules, run_id)
+        _detections(ordered.slice(begin, _ROWS_TOGETHER), problems, rules, digest, run_id)
         for begin in range(0, ordered.num_rows, _ROWS_TOGETHER)
     ]
     return pa.concat_tables(parts) if parts else DETECTIONS.empty_table()
 
 
-def _detections(completions: pa.Table, problems: Mapping[str, Problem], rules: Detection, run_id: str) -> pa.Table:
+def _ordered(completions: pa.Table) -> pa.Table:
+    """Completions in the order of `_KEYS`, in which they mostly are."""
+    keys = list(zip(*(completions.column(name).to_pylist() for name in _KEYS), strict=True))
+    if all(map(le, keys, keys[1:])):
+        return completions
+    return completions.sort_by([(name, "ascending") for name in _KEYS])
+
+
+def _detections(
+    completions: pa.Table, problems: Mapping[str, Problem], rules: Detection, digest: str, run_id: str
+) -> pa.Table:
     """The rows of some completions, in their order. What many texts share is looked for in all at once."""
     n = completions.num_rows
     texts = completions.column("text").to_pylist()
     asked = [problems[problem_id] for problem_id in completions.column("problem_id").to_pylist()]
-    truncated = [reason == "length" for reason in completions.column("finish_reason").to_pylist()]
+    truncated = np.array([reason == "length" for reason in completions.column("finish_reason").to_pylist()], dtype=bool)
     column = TextColumn(texts)
-    events = events_of(column, rules)
+    of_texts = events_of(column, rules)
+    events = event_columns(of_texts)
+    tokens = _tokens(_lists(completions, "token_starts"), events, asked)
     broken = degeneration_rules(column, _lists(completions, "token_ids"), rules)
-    starts = _lists(completions, "token_starts")
-    tokens = [_tokens(starts[row], of_text, asked[row]) if of_text else [] for row, of_text in enumerate(events)]
-    steps = None
+    degenerate = np.array([rule is not None for rule in broken], dtype=bool)
     if rules.steps == "arithmetic_chain":
         steps = read_step_columns(texts, [problem.question for problem in asked], rules)
-    classes = _classes(texts, events, steps, broken, truncated)
+        classes = chain_classes(np.fromiter(map(len, texts), np.int64, count=n), events, steps, degenerate, truncated)
+        counts = steps.counts
+    else:
+        classes = class_columns(classify_texts(texts, of_texts, degenerate.tolist(), truncated.tolist()), events)
+        counts = {name: pa.nulls(n) for name in STEP_COLUMNS}
     answers = [
         judge_folded(text, folded, problem.answer, rules.answer_marker)
         for text, folded, problem in zip(texts, column.folded, asked, strict=True)
     ]
-    strict = [[event for event in of_text if event.kind == "strict"] for of_text in events]
-    first = [onset(of_text, rules) if of_text else None for of_text in events]
-    onsets = [None if event is None else tokens[row][events[row].index(event)] for row, event in enumerate(first)]
-    strict_tokens = [tokens[row][events[row].index(own[0])] if own else None for row, own in enumerate(strict)]
+    verdicts = [answer.verdict for answer in answers]
+    onset, no_event = events.onsets(rules.priority)
+    strict, no_strict = events.first_strict()
+    kinds, phrases = (pa.array(column, type=pa.string()) for column in (events.kinds, events.phrases))
+    starts, ends = (pa.array(column, type=pa.int32()) for column in (events.starts, events.ends))
     return pa.table(
         {
             "fingerprint": completions.column("fingerprint"),
             "problem_id": completions.column("problem_id"),
             "sample_id": completions.column("sample_id"),
-            "rules_digest": pa.repeat(rules_digest(rules), n),
-            "has_strict": [bool(own) for own in strict],
-            "has_relaxed": [bool(of_text) for of_text in events],
-            "n_strict": list(map(len, strict)),
-            "n_relaxed": list(map(len, events)),
-            "onset_phrase": [None if event is None else event.phrase for event in first],
-            "onset_character": [None if event is None else event.start for event in first],
-            "onset_token": onsets,
-            "first_strict_token": strict_tokens,
-            "completion_class": [own.completion for own in classes],
-            "n_genuine": [own.events.count("genuine") for own in classes],
-            "n_filler": [own.events.count("filler") for own in classes],
-            "n_silent": [own.n_silent for own in classes],
-            "event_phrases": [[event.phrase for event in of_text] for of_text in events],
-            "event_kinds": [[event.kind for event in of_text] for of_text in events],
-            "event_starts": [[event.start for event in of_text] for of_text in events],
-            "event_ends": [[event.end for event in of_text] for of_text in events],
-            "event_tokens": tokens,
-            "event_classes": [own.events for own in classes],
-            "degenerate": [rule is not None for rule in broken],
+            "rules_digest": pa.repeat(digest, n),
+            "has_strict": ~no_strict,
+            "has_relaxed": ~no_event,
+            "n_strict": np.bincount(events.rows[events.strict], minlength=n),
+            "n_relaxed": np.diff(events.offsets),
+            "onset_phrase": taken(phrases, onset, no_event),
+            "onset_character": taken(starts, onset, no_event),
+            "onset_token": taken(tokens, onset, no_event),
+            "first_strict_token": taken(tokens, strict, no_strict),
+            "completion_class": classes.completions,
+            "n_genuine": classes.n_genuine,
+            "n_filler": classes.n_filler,
+            "n_silent": classes.n_silent,
+            "event_phrases": events.lists(phrases),
+            "event_kinds": events.lists(kinds),
+            "event_starts": events.lists(starts),
+            "event_ends": events.lists(ends),
+            "event_tokens": events.lists(tokens),
+            "event_classes": events.lists(classes.events),
+            "degenerate": degenerate,
             "degeneration_rule": broken,
             "answer": [answer.found for answer in answers],
-            "verdict": [answer.verdict for answer in answers],
-            "correct": [answer.verdict == "correct" for answer in answers],
+            "verdict": verdicts,
+            "correct": [verdict == "correct" for verdict in verdicts],
             "truncated": truncated,
-            **{name: [None] * n if steps is None else steps.counts[name] for name in STEP_COLUMNS},
+            **{name: counts[name] for name in STEP_COLUMNS},
             "run_id": pa.repeat(run_id, n),
         },
         schema=DETECTIONS,
     )
 
 
-def _classes(
-    texts: Sequence[str],
-    events: Sequence[Sequence[Event]],
-    steps: StepColumns | None,
-    broken: Sequence[str | None],
-    truncated: Sequence[bool],
-) -> list[Classes]:
-    """The classes of each text, exact where its steps are known."""
-    degenerate = [rule is not None for rule in broken]
-    if steps is None:
-        return classify_texts(texts, events, degenerate, truncated)
-    redos = [Span(*span) for span in zip(*(c[steps.redos].tolist() for c in (steps.starts, steps.ends)), strict=True)]
-    bounds = np.searchsorted(steps.redos, steps.firsts).tolist()
-    spans = [redos[begin:end] for begin, end in pairwise(bounds)]
-    windows = _windows(texts, events, steps)
-    return [
-        classify_steps(text, own, windows[row], spans[row], degenerate=degenerate[row], cut_off=truncated[row])
-        for row, (text, own) in enumerate(zip(texts, events, strict=True))
-    ]
-
-
-def _windows(texts: Sequence[str], events: Sequence[Sequence[Event]], steps: StepColumns) -> list[list[int]]:
-    """Where the first step behind each event ends, or the text if there is none."""
-    rows = np.repeat(np.arange(len(texts)), list(map(len, events)))
-    ends = np.array([event.end for own in events for event in own], dtype=np.int64)
-    step_rows = np.repeat(np.arange(len(texts)), np.diff(steps.firsts))
-    places = np.searchsorted((step_rows << _ROW_BITS) + steps.ends, (rows << _ROW_BITS) + ends)
-    found = np.array([len(text) for text in texts], dtype=np.int64)[rows]
-    within = places < steps.firsts[rows + 1]
-    found[within] = steps.ends[places[within]]
-    flat = iter(found.tolist())
-    return [list(islice(flat, len(own))) for own in events]
-
-
-def _tokens(token_starts: npt.NDArray[np.int32], events: Sequence[Event], problem: Problem) -> list[int]:
+def _tokens(
+    token_starts: Sequence[npt.NDArray[np.int32]], events: EventColumns, problems: Sequence[Problem]
+) -> pa.Int32Array:
     """The token of each event, by the rule of `token_at`, without a Python list of a long text's tokens."""
-    places = np.searchsorted(token_starts, [event.start for event in events], side="right") - 1
-    if places[0] < 0:
+    sizes = np.fromiter(map(len, token_starts), dtype=np.int64, count=len(token_starts))
+    firsts = np.cumsum(sizes) - sizes
+    flat = in_rows(np.repeat(np.arange(len(sizes)), sizes), np.concatenate(token_starts))
+    places = np.searchsorted(flat, in_rows(events.rows, events.starts), side="right") - 1 - firsts[events.rows]
+    outside = np.flatnonzero(places < 0)
+    if len(outside):
+        event = int(outside[0])
         raise BacktrackingError(
-            f"A completion of problem {problem.problem_id!r} has text that no token starts before: no token starts at "
-            f"or before character {events[0].start}; its row is damaged, generate the cell anew."
+            f"A completion of problem {problems[int(events.rows[event])].problem_id!r} has text that no token starts "
+            f"before: no token starts at or before character {events.starts[event]}; its row is damaged, generate the "
+            "cell anew."
         )
-    return places.tolist()
+    return pa.array(places, type=pa.int32())
 
 
 def _refuse_unknown_problems(completions: pa.Table, problems: Mapping[str, Problem]) -> None:

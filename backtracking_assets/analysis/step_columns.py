@@ -3,87 +3,20 @@
 Lines recur from completion to completion, so each is parsed once and the rest is counted in arrays.
 """
 
-import re
-import threading
-from array import array
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backtracking_assets.analysis.arithmetic_steps import (
-    THINK_CLOSE,
-    THINK_OPEN,
-    after_slip,
-    chain_asked,
-    count_off_chain,
-    may_become_trigger,
-    operations_asked,
-    parse_step,
-)
+from backtracking_assets.analysis.arithmetic_steps import THINK_CLOSE, may_become_trigger, operations_asked
+from backtracking_assets.analysis.chain_following import off_chain_counts
+from backtracking_assets.analysis.known_lines import STEP, Lines, read_lines
+from backtracking_assets.analysis.text_columns import PADDING, Numbers
 from backtracking_assets.analysis.triggers import trigger_pattern
 from backtracking_assets.experiment_sections import Detection
 
-Numbers = npt.NDArray[np.integer[Any]]
-
 _UNDECIDED = -1
-_BLANK, _UNREADABLE, _STEP = 0, 1, 2
-_REMEMBERED = 100_000
-"""Lines that are remembered from one table to the next."""
-_TOGETHER = 24
-"""Chains that are worth following side by side."""
-_LOCK = threading.Lock()
-"""Lines are remembered for all threads."""
-_NO_OPERAND = np.iinfo(np.int64).min
-
-
-class _Lines(dict[str, int]):
-    """The number of each line, at which the columns have what it says."""
-
-    def __init__(self, strict: tuple[str, ...]) -> None:
-        self.trigger = trigger_pattern(strict)
-        self.kinds, self.waits = array("b"), array("b")
-        self.left, self.operand, self.result = array("q"), array("q"), array("q")
-        self.lengths = array("i")
-        # Characters of the line between which its arithmetic stands.
-        self.starts, self.ends = array("i"), array("i")
-
-    def __missing__(self, line: str) -> int:
-        kind, waits, step, span = _parsed(line, self.trigger)
-        self.kinds.append(kind)
-        self.lengths.append(len(line))
-        self.waits.append(waits)
-        for column, value in zip((self.left, self.operand, self.result), step, strict=True):
-            column.append(value)
-        self.starts.append(span[0])
-        self.ends.append(span[1])
-        number = self[line] = len(self)
-        return number
-
-
-@lru_cache(maxsize=4)
-def _lines_known(strict: tuple[str, ...]) -> _Lines:
-    return _Lines(strict)
-
-
-def _parsed(line: str, trigger: re.Pattern[str]) -> tuple[int, bool, tuple[int, int, int], tuple[int, int]]:
-    """What a line of a thought says: its kind, whether it begins with a trigger, the step and where that stands."""
-    stripped = line.strip()
-    if not stripped or stripped == THINK_OPEN:
-        return _BLANK, False, (0, 0, 0), (0, 0)
-    wait = trigger.match(stripped)
-    match = parse_step(stripped, wait)
-    if match is None:
-        return _UNREADABLE, wait is not None, (0, 0, 0), (0, 0)
-    operand = int(match[3]) if match[2] == "+" else -int(match[3])
-    lead = line.index(stripped)
-    span = lead + match.start(1), lead + match.end()
-    return _STEP, wait is not None, (int(match[1]), operand, int(match[4])), span
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +30,16 @@ class StepColumns:
     ends: Numbers
     redos: Numbers
     """The steps that `changed_redos` gives, by their place in the arrays above, in rising order."""
-    counts: dict[str, list[int] | list[int | None]]
+    counts: dict[str, Numbers | list[int | None]]
     """A column for each count of `Steps`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What the lines of all texts say that are not blank."""
-
-    lengths: npt.NDArray[np.int32]
-    """Of all lines, blank ones too."""
-    lines: Numbers
-    """Which of all lines each one that is not blank is."""
-    kinds: npt.NDArray[np.int8]
-    waits: npt.NDArray[np.int8]
-    # From here on, of steps alone.
-    left: Numbers
-    operand: Numbers
-    result: Numbers
-    starts: npt.NDArray[np.int32]
-    ends: npt.NDArray[np.int32]
 
 
 def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Detection) -> StepColumns:
     """`read_steps` of each text with its question, and `changed_redos`."""
     n = len(texts)
-    thoughts = [text.partition(THINK_CLOSE) for text in texts]
-    closed = np.array([bool(close) for _, close, _ in thoughts], dtype=bool)
-    split = [thought.split("\n") for thought, _, _ in thoughts]
-    lines = list(chain.from_iterable(split))
-    lasts = np.cumsum(np.fromiter(map(len, split), dtype=np.int32, count=n), dtype=np.int32)
-    said = _said(lines, rules.strict)
-    row = np.searchsorted(lasts, said.lines, side="right").astype(np.int32)
+    lines, lasts, closed = _lines_of(texts)
+    said = read_lines(lines, rules.strict)
+    row = lines.rows[said.lines]
 
     close_waits = trigger_pattern(rules.strict).match(THINK_CLOSE) is not None
     followed = np.where(closed, np.int8(close_waits), np.int8(_UNDECIDED))[row]
@@ -136,10 +47,10 @@ def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Det
     finished = np.ones(len(row), dtype=bool)
     for place in _torn_lines(said.lines, lasts[~closed] - 1):
         finished[place] = False
-        may_be = not said.waits[place] and may_become_trigger(lines[said.lines[place]].strip(), rules)
+        may_be = not said.waits[place] and may_become_trigger(lines.at(said.lines[place]).strip(), rules)
         if may_be and place > 0 and row[place - 1] == row[place]:
             followed[place - 1] = _UNDECIDED
-    is_step = said.kinds == _STEP
+    is_step = said.kinds == STEP
     n_unreadable = np.bincount(row[~is_step & finished], minlength=n)
 
     row, followed, waits = row[is_step], followed[is_step], said.waits[is_step]
@@ -150,30 +61,45 @@ def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Det
     # For each completion: right steps, then wrong ones; of each not followed, followed by none and by a trigger.
     kinds = np.bincount(row * 6 + (wrong * np.int8(3) + followed + 1), minlength=6 * n).reshape(n, 2, 3)
     firsts = np.searchsorted(row, np.arange(n + 1))
-    counts: dict[str, list[int] | list[int | None]] = {
-        "n_steps": kinds.sum(axis=(1, 2)).tolist(),
-        "n_wrong_steps": kinds[:, 1].sum(axis=1).tolist(),
-        "n_wrong_steps_followed": kinds[:, 1, 1:].sum(axis=1).tolist(),
-        "n_right_steps_followed": kinds[:, 0, 1:].sum(axis=1).tolist(),
-        "n_waits_after_wrong_step": kinds[:, 1, 2].tolist(),
-        "n_waits_after_right_step": kinds[:, 0, 2].tolist(),
-        "n_corrected_steps": np.bincount(row[1:][corrected], minlength=n).tolist(),
-        "n_unreadable_lines": n_unreadable.tolist(),
-        "n_off_chain_steps": _off_chain(firsts, left, operand, result, waits, questions),
+    counts: dict[str, Numbers | list[int | None]] = {
+        "n_steps": kinds.sum(axis=(1, 2)),
+        "n_wrong_steps": kinds[:, 1].sum(axis=1),
+        "n_wrong_steps_followed": kinds[:, 1, 1:].sum(axis=1),
+        "n_right_steps_followed": kinds[:, 0, 1:].sum(axis=1),
+        "n_waits_after_wrong_step": kinds[:, 1, 2],
+        "n_waits_after_right_step": kinds[:, 0, 2],
+        "n_corrected_steps": np.bincount(row[1:][corrected], minlength=n),
+        "n_unreadable_lines": n_unreadable,
+        "n_off_chain_steps": off_chain_counts(firsts, row, again, left, operand, result, waits, questions),
     }
     redos = np.flatnonzero(again & (result[1:] != result[:-1])) + 1
     kept_total = result[redos - 1] == left[redos - 1]
     is_redo = ~kept_total
-    counted, done = -1, Counter[int]()
     for number in np.flatnonzero(kept_total).tolist():
         of_row, shown = int(row[redos[number]]), int(operand[redos[number]])
-        if of_row != counted:
-            counted, done = of_row, Counter(operand[firsts[of_row] : firsts[of_row + 1]].tolist())
-        is_redo[number] = done[shown] > operations_asked(questions[of_row])[shown]
-    line_starts = np.concatenate([[0], np.cumsum(said.lengths + np.int32(1))])
-    text_starts = line_starts[np.concatenate([[0], lasts])]
-    at = line_starts[said.lines[is_step]] - text_starts[row]
+        done = np.count_nonzero(operand[firsts[of_row] : firsts[of_row + 1]] == shown)
+        is_redo[number] = done > operations_asked(questions[of_row])[shown]
+    at = (lines.starts - lines.offsets[lines.rows])[said.lines[is_step]]
     return StepColumns(firsts, at + said.starts, at + said.ends, redos[is_redo], counts)
+
+
+def _lines_of(texts: Sequence[str]) -> tuple[Lines, Numbers, npt.NDArray[np.bool_]]:
+    """The lines of each text up to ``</think>``, how many there are up to each text's last, and which texts have it."""
+    closes = [text.find(THINK_CLOSE) for text in texts]
+    plain = [
+        (text if close < 0 else text[:close]).encode("ascii", "replace")
+        for text, close in zip(texts, closes, strict=True)
+    ]
+    joined = b"\n".join([*plain, bytes(PADDING)])
+    ends = np.flatnonzero(np.frombuffer(joined, dtype=np.uint8) == ord("\n"))
+    starts = np.zeros_like(ends)
+    starts[1:] = ends[:-1] + 1
+    sizes = np.fromiter(map(len, plain), dtype=np.int64, count=len(texts)) + 1
+    offsets = np.cumsum(sizes) - sizes
+    lasts = np.searchsorted(ends, offsets + sizes - 1) + 1
+    rows = np.repeat(np.arange(len(texts), dtype=np.int32), np.diff(lasts, prepend=0))
+    in_ascii = np.fromiter(map(str.isascii, texts), dtype=bool, count=len(texts))
+    return Lines(joined, starts, ends, texts, rows, offsets, in_ascii), lasts, np.array(closes, dtype=np.int64) >= 0
 
 
 def _torn_lines(lines: Numbers, lasts: Numbers) -> list[int]:
@@ -181,76 +107,3 @@ def _torn_lines(lines: Numbers, lasts: Numbers) -> list[int]:
     places = np.searchsorted(lines, lasts)
     within = places < len(lines)
     return places[within][lines[places[within]] == lasts[within]].tolist()
-
-
-def _said(lines: Sequence[str], strict: tuple[str, ...]) -> _Said:
-    with _LOCK:
-        table = _lines_known(strict)
-        if len(table) > _REMEMBERED:
-            _lines_known.cache_clear()
-            table = _lines_known(strict)
-        numbers = np.fromiter(map(table.__getitem__, lines), dtype=np.int32, count=len(lines))
-        kinds = np.frombuffer(table.kinds, dtype=np.int8)[numbers]
-        lengths = np.frombuffer(table.lengths, dtype=np.int32)[numbers]
-        kept = np.flatnonzero(kinds != _BLANK)
-        numbers, kinds = numbers[kept], kinds[kept]
-        waits = np.frombuffer(table.waits, dtype=np.int8)[numbers]
-        steps = numbers[kinds == _STEP]
-        left, operand, result = (
-            np.frombuffer(column, dtype=np.int64)[steps] for column in (table.left, table.operand, table.result)
-        )
-        starts, ends = (np.frombuffer(column, dtype=np.int32)[steps] for column in (table.starts, table.ends))
-        return _Said(lengths, kept, kinds, waits, left, operand, result, starts, ends)
-
-
-@lru_cache(maxsize=4096)
-def _fenced(operands: tuple[int, ...]) -> Numbers:
-    """Operands with none on either side, so that the last and the next one can always be looked up."""
-    return np.array([_NO_OPERAND, *operands, _NO_OPERAND], dtype=np.int64)
-
-
-def _off_chain(
-    firsts: Numbers,
-    left: Numbers,
-    operand: Numbers,
-    result: Numbers,
-    waits: npt.NDArray[np.int8],
-    questions: Sequence[str],
-) -> list[int | None]:
-    """`n_off_chain_steps` of each completion: the chains are followed side by side, the longest ones to their end."""
-    asked = [chain_asked(question) for question in questions]
-    found: list[int | None] = [None if own is None else 0 for own in asked]
-    n_steps = np.diff(firsts)
-    order = np.array([row for row, own in enumerate(asked) if own is not None], dtype=np.int64)
-    order = order[np.argsort(-n_steps[order], kind="stable")]
-    chains = [asked[row] or (0, ()) for row in order.tolist()]
-    operands = np.concatenate([_fenced(own) for _, own in chains] or [_fenced(())])
-    sizes = np.array([len(own) + 2 for _, own in chains], dtype=np.int64)
-    last = np.cumsum(sizes) - sizes  # place of each chain's last operation that was done
-    total = np.array([start for start, _ in chains], dtype=np.int64)
-    before, done = np.zeros_like(total), np.zeros_like(total)
-    first, n_steps, n_off = firsts[order], n_steps[order], np.zeros_like(total)
-    for step in range(int(n_steps.max(initial=0))):
-        active = int(np.searchsorted(-n_steps, -step))
-        if active < _TOGETHER:
-            for number in range(active):
-                rest = slice(first[number] + step, first[number] + n_steps[number])
-                moves = zip(*(column[rest].tolist() for column in (left, operand, result, waits)), strict=True)
-                state = int(before[number]), int(total[number]), int(done[number])
-                n_off[number] += count_off_chain(moves, chains[number][1], *state)
-            break
-        at = first[:active] + step
-        of_left, of_operand, of_wait = left[at], operand[at], waits[at] == 1
-        place = last[:active] + done[:active]
-        again = (of_left == before[:active]) & (of_operand == operands[place])
-        next_one = (of_left == total[:active]) & (of_operand == operands[place + 1]) & ~(again & of_wait)
-        done[:active] += next_one
-        off = np.flatnonzero(~(next_one | again))
-        n_off[off] += 1
-        for number in off.tolist():
-            slip = int(of_operand[number]), chains[number][1], int(done[number]), bool(of_wait[number])
-            done[number] = after_slip(*slip)
-        before[:active], total[:active] = of_left, result[at]
-    for row, count in zip(order.tolist(), n_off.tolist(), strict=True):
-        found[row] = count
-    return found

@@ -8,19 +8,28 @@ stands as a `?`, so that positions are those of the texts. Texts with letters, d
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from backtracking_assets.analysis.answers import folded_ascii
-from backtracking_assets.analysis.triggers import Event, event_of, find_events, merged_events, trigger_pattern
+from backtracking_assets.analysis.triggers import (
+    Event,
+    event_of,
+    find_events,
+    longest_first,
+    merged_events,
+    trigger_pattern,
+)
 from backtracking_assets.experiment_sections import Detection
 
+Numbers = npt.NDArray[np.integer[Any]]
+
+PADDING = 32
+"""Zeros behind characters that are read some at a time."""
 _ASCII = bytes(range(128))
-_KINDS = np.zeros(256, dtype=np.uint8)
-_KINDS[[*b"abcdefghijklmnopqrstuvwxyz"]] = 1
-_KINDS[[*b"0123456789"]] = 2
+_FIRST_BYTES = np.array([2 ** (8 * length) - 1 for length in range(9)], dtype=np.uint64)
 _MASKS = np.array([(0xFFFFFFFF << 8 * (4 - length)) & 0xFFFFFFFF for length in range(5)], dtype=np.uint32)
 _SPACE = " \t\n\r\v\f\x1c\x1d\x1e\x1f?"
 """White space, and what white space outside ASCII stands as."""
@@ -33,14 +42,25 @@ class TextColumn:
     texts: Sequence[str]
 
     @cached_property
+    def plain(self) -> list[bytes]:
+        """Each text as many bytes as characters."""
+        return [text.encode("ascii", "replace") for text in self.texts]
+
+    @cached_property
+    def padded(self) -> bytes:
+        """All texts in lower case, a line break behind each, and `PADDING` zeros."""
+        return b"\n".join([*self.plain, bytes(PADDING)]).lower()
+
+    @cached_property
     def folded(self) -> list[bytes]:
         """Each text in lower case, as many bytes as characters."""
-        return [folded_ascii(text) for text in self.texts]
+        padded, offsets = self.padded, self.offsets.tolist()
+        return [padded[begin : end - 1] for begin, end in pairwise(offsets)]
 
     @cached_property
     def flat(self) -> npt.NDArray[np.uint8]:
-        """All texts, a line break behind each."""
-        return np.frombuffer(b"".join([part for text in self.folded for part in (text, b"\n")]), dtype=np.uint8)
+        """All texts in lower case, a line break behind each."""
+        return np.frombuffer(self.padded, dtype=np.uint8)[:-PADDING]
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -53,42 +73,67 @@ class TextColumn:
         return {row for row, text in enumerate(self.texts) if not text.isascii() and _is_odd(text)}
 
     @cached_property
+    def letter_starts(self) -> npt.NDArray[np.int64]:
+        """Places in `flat` at which a run of letters begins."""
+        return _starts(_within(self.flat, "a", "z"))
+
+    @cached_property
+    def letter_heads(self) -> npt.NDArray[np.uint32]:
+        """The four characters from each place of `letter_starts` on, the first one in the highest byte."""
+        return self.heads_at(self.letter_starts)
+
+    @cached_property
     def word_starts(self) -> npt.NDArray[np.int64]:
         """Places in `flat` at which a run of letters, or one of digits, begins."""
-        kinds = _KINDS.take(self.flat)
-        starts = kinds > 0
-        starts[1:] &= kinds[1:] != kinds[:-1]
-        return np.flatnonzero(starts)
+        digits = _starts(_within(self.flat, "0", "9"))
+        both = np.concatenate([self.letter_starts, digits])
+        both.sort(kind="stable")  # two rising halves
+        return both
 
     @cached_property
-    def heads(self) -> npt.NDArray[np.integer[Any]]:
-        """The four characters from each place on, the first one in the highest byte; 0 behind the last text."""
-        pairs = np.zeros(len(self.flat) + 2, dtype=np.uint16)
-        pairs[:-2] = self.flat
-        pairs <<= 8
-        pairs[: max(len(self.flat) - 1, 0)] |= self.flat[1:]
-        quads = pairs[:-2].astype(np.uint32)
-        quads <<= 16
-        quads |= pairs[2:]
-        return quads
-
-    @cached_property
-    def word_codes(self) -> npt.NDArray[np.integer[Any]]:
-        """The first three characters of each word, five bits each."""
-        heads = self.heads[self.word_starts]
-        return ((heads >> 14) & 0x7C00) | ((heads >> 11) & 0x3E0) | ((heads >> 8) & 0x1F)
-
-    @cached_property
-    def word_keys(self) -> npt.NDArray[np.integer[Any]]:
+    def word_keys(self) -> npt.NDArray[np.uint32]:
         """The first four letters of each word, 0 behind a shorter one."""
-        kinds = _KINDS.take(self.flat)
-        ends = np.flatnonzero((kinds[:-1] > 0) & (kinds[1:] != kinds[:-1])) + 1  # a line break stands behind each text
+        flat = self.flat
+        letters, digits = _within(flat, "a", "z"), _within(flat, "0", "9")
+        ends = np.concatenate([_ends(letters), _ends(digits)])
+        ends.sort(kind="stable")
         lengths = np.minimum(ends - self.word_starts, 4)
-        return self.heads[self.word_starts] & _MASKS[lengths]
+        return self.heads_at(self.word_starts) & _MASKS[lengths]
 
-    def rows_of(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def heads_at(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        """The four characters from each place of `flat` on, the first one in the highest byte; 0 behind the last."""
+        heads = np.ndarray((len(self.flat),), dtype=">u4", buffer=self.padded, strides=(1,))
+        return heads[places].astype(np.uint32)
+
+    def rows_of(self, places: Numbers) -> npt.NDArray[np.int64]:
         """The text that each place of `flat` is in."""
         return np.searchsorted(self.offsets, places, side="right") - 1
+
+
+def words_at(plain: bytes, starts: Numbers, lengths: Numbers) -> npt.NDArray[np.uint64]:
+    """The first eight characters of so many from each place on, 0 behind fewer.
+
+    Args:
+        plain: characters, `PADDING` zeros behind them.
+    """
+    words = np.ndarray((len(plain) - 7,), dtype="<u8", buffer=plain, strides=(1,))
+    return words[starts] & _FIRST_BYTES[np.minimum(lengths, 8)]
+
+
+def _within(flat: npt.NDArray[np.uint8], first: str, last: str) -> npt.NDArray[np.bool_]:
+    return (flat - np.uint8(ord(first))) <= ord(last) - ord(first)
+
+
+def _starts(members: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Where runs begin."""
+    starts = members.copy()
+    starts[1:] &= ~members[:-1]
+    return np.flatnonzero(starts)
+
+
+def _ends(members: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Behind the last one of each run; the last value is in none."""
+    return np.flatnonzero(members[:-1] & ~members[1:]) + 1
 
 
 def _is_odd(text: str) -> bool:
@@ -99,7 +144,10 @@ def _is_odd(text: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _beginnings(phrases: tuple[str, ...]) -> npt.NDArray[np.bool_] | None:
-    """Which `word_codes` may begin one of the phrases; None where one of them does not begin with a letter a-z."""
+    """Which first three characters of a word, five bits each, may begin one of the phrases.
+
+    None where one of the phrases does not begin with a letter a-z.
+    """
     table = np.zeros((32, 32, 32), dtype=bool)
     for phrase in phrases:
         places: list[list[int]] = []
@@ -135,8 +183,10 @@ def _events(
     column: TextColumn, phrases: tuple[str, ...], beginnings: npt.NDArray[np.bool_], kind: Literal["strict", "relaxed"]
 ) -> dict[int, list[Event]]:
     """The triggers of one kind in plain texts by the rules of `find_events`; texts without any are left out."""
-    match_at = trigger_pattern(phrases).match
-    places = column.word_starts[beginnings[column.word_codes]]
+    match_at, names = trigger_pattern(phrases).match, longest_first(phrases)
+    heads = column.letter_heads
+    codes = ((heads >> 14) & 0x7C00) | ((heads >> 11) & 0x3E0) | ((heads >> 8) & 0x1F)
+    places = column.letter_starts[beginnings[codes]]
     rows = column.rows_of(places)
     found: dict[int, list[Event]] = {}
     row, end = -1, 0
@@ -148,7 +198,7 @@ def _events(
             text, events = column.texts[at], []
         match = match_at(text, place) if place >= end else None
         if match:
-            events.append(event_of(match, phrases, kind))
+            events.append(event_of(match, names, kind))
             end = match.end()
             found[row] = events
     return found
@@ -156,10 +206,15 @@ def _events(
 
 def may_repeat_words(column: TextColumn, times: int) -> set[int]:
     """Rows in which the same word, in any case, may stand so often in a row with no letter or digit between."""
-    starts = column.word_starts
+    starts = column.letter_starts
     initials = column.flat[starts]
-    begins = runs(initials[1:] == initials[:-1], times, np.searchsorted(starts, column.offsets))
-    return column.odd.union(column.rows_of(starts[begins[initials[begins] > ord("9")]]).tolist())
+    joined = initials[1:] == initials[:-1]
+    pairs = np.flatnonzero(joined)
+    if len(pairs):
+        bounds = np.stack([starts[pairs], starts[pairs + 1]], axis=1).ravel()
+        joined[pairs] = ~np.logical_or.reduceat(_within(column.flat, "0", "9"), bounds)[::2]
+    begins = runs(joined, times, np.searchsorted(starts, column.offsets))
+    return column.odd.union(column.rows_of(starts[begins]).tolist())
 
 
 def may_have_long_digits(column: TextColumn, length: int) -> set[int]:
@@ -171,15 +226,13 @@ def may_have_long_digits(column: TextColumn, length: int) -> set[int]:
 
 def may_repeat_lines(column: TextColumn, times: int) -> set[int]:
     """Rows in which the same line may stand so often in a row, blank lines and spaces around a line aside."""
-    signs = np.flatnonzero(column.flat < ord(" "))
-    kinds = column.flat[signs]
-    ends = signs[kinds == ord("\n")]
-    suspects = column.odd.union(column.rows_of(signs[(kinds != ord("\n")) & (kinds != ord("\t"))]).tolist())
-    starts = np.concatenate([[0], ends + 1])
-    starts = starts[starts < len(column.flat)]
-    heads = column.heads[starts]
-    filled = (heads >> 24) != ord("\n")
-    starts, heads = starts[filled], heads[filled]
+    flat = column.flat
+    ends = np.flatnonzero(flat == ord("\n"))
+    signs = np.flatnonzero((flat < ord(" ")) & (flat != ord("\n")) & (flat != ord("\t")))
+    suspects = column.odd.union(column.rows_of(signs).tolist())
+    starts = np.concatenate([[0], ends[:-1] + 1]) if len(ends) else ends
+    starts = starts[ends > starts]
+    heads = column.heads_at(starts)
     suspects.update(column.rows_of(starts[(heads >> 24) <= ord(" ")]).tolist())
     # Behind white space two lines that are the same may differ.
     for shift in (16, 8, 0):

@@ -3,17 +3,15 @@
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from backtracking_assets.experiment_sections import Detection
 
 _APOSTROPHES = "'’ʼ＇"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One trigger in a text. Strict events belong to the relaxed set as well."""
 
     phrase: str
@@ -74,12 +72,12 @@ def token_at(token_starts: Sequence[int], character: int) -> int:
 @lru_cache(maxsize=64)
 def trigger_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     """A pattern that matches any of the phrases by the rules of `find_events`, each in a group of its own."""
-    alternatives = "|".join(f"({_phrase_pattern(phrase)})" for phrase in _longest_first(phrases))
+    alternatives = "|".join(f"({_phrase_pattern(phrase)})" for phrase in longest_first(phrases))
     return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)", re.IGNORECASE)
 
 
 @lru_cache(maxsize=64)
-def _longest_first(phrases: tuple[str, ...]) -> list[str]:
+def longest_first(phrases: tuple[str, ...]) -> list[str]:
     """The order of a pattern's groups: a regular expression takes the first alternative that matches."""
     return sorted(phrases, key=len, reverse=True)
 
@@ -92,9 +90,10 @@ def _phrase_pattern(phrase: str) -> str:
 def _events(text: str, phrases: tuple[str, ...], kind: Literal["strict", "relaxed"]) -> list[Event]:
     if not phrases:
         return []
-    return [event_of(match, phrases, kind) for match in trigger_pattern(phrases).finditer(text)]
+    names = longest_first(phrases)
+    return [event_of(match, names, kind) for match in trigger_pattern(phrases).finditer(text)]
 
 
-def event_of(match: re.Match[str], phrases: tuple[str, ...], kind: Literal["strict", "relaxed"]) -> Event:
-    """The event that a match of `trigger_pattern` is."""
-    return Event(_longest_first(phrases)[(match.lastindex or 1) - 1], kind, match.start(), match.end())
+def event_of(match: re.Match[str], names: Sequence[str], kind: Literal["strict", "relaxed"]) -> Event:
+    """The event that a match of `trigger_pattern` is; ``names`` are its phrases as `longest_first` gives them."""
+    return Event(names[(match.lastindex or 1) - 1], kind, *match.span())

@@ -4,21 +4,27 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backtracking_assets.analysis import answers
 from backtracking_assets.analysis.arithmetic_steps import changed_redos, read_steps
+from backtracking_assets.analysis.backtracking_classes import classify_chain
+from backtracking_assets.analysis.class_columns import chain_classes
 from backtracking_assets.analysis.degeneration import LONGEST_UNIT, degeneration_rule, degeneration_rules
 from backtracking_assets.analysis.detection import STEP_COLUMNS, detect
+from backtracking_assets.analysis.event_columns import event_columns
 from backtracking_assets.analysis.golden_set import read_passages
 from backtracking_assets.analysis.revision_cues import cues_of
 from backtracking_assets.analysis.revisions import blinded, find_revisions, unquoted
 from backtracking_assets.analysis.step_columns import read_step_columns
 from backtracking_assets.analysis.text_columns import TextColumn, events_of
-from backtracking_assets.analysis.triggers import find_events
+from backtracking_assets.analysis.triggers import find_events, onset
 from backtracking_assets.experiment_sections import Detection
 from backtracking_assets.records import DETECTIONS
 from backtracking_assets_tests.unit.analysis_samples import RULES, sample_completions, sample_problems
@@ -148,6 +154,65 @@ def test_no_sample_misses_a_repeated_unit(data: st.DataObject, repeats: int) -> 
     found = degeneration_rules(TextColumn(["words", "other words", "words"]), tokens, rules)
     assert found[1] in ("repeated_token", "repeated_phrase")
     assert found[0] == degeneration_rule("words", tokens[0], rules)
+
+
+_LONG_LINES = st.sampled_from(
+    ["1" * 12 + " + 1 = 2", "-5 - 12 = -17", "Wait,   1 + 1 = 2" + " " * 30, "é", "1 + 1 = 2\0", "x" * 33]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(_LINES | _LONG_LINES, max_size=8), min_size=1, max_size=4))
+def test_lines_of_any_length_are_known_again(texts: list[list[str]]) -> None:
+    joined = ["\n".join(lines) for lines in texts]
+    for _ in range(2):  # what the first time remembered is what the second finds
+        columns = read_step_columns(joined, [""] * len(joined), RULES)
+        steps = [read_steps(text, RULES) for text in joined]
+        assert list(columns.counts["n_steps"]) == [own.n_steps for own in steps]
+        assert list(columns.counts["n_unreadable_lines"]) == [own.n_unreadable_lines for own in steps]
+        assert columns.ends.tolist() == [step.end for own in steps for step in own.steps]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(_CHAINS, _QUESTIONS, st.booleans(), st.booleans()), min_size=1, max_size=5))
+def test_classes_of_many_chains_are_those_of_each(rows: list[tuple[str, str, bool, bool]]) -> None:
+    texts = [text for text, _, _, _ in rows]
+    of_texts = [find_events(text, RULES) for text in texts]
+    events, steps = event_columns(of_texts), read_step_columns(texts, [question for _, question, _, _ in rows], RULES)
+    degenerate, cut_off = (np.array([row[number] for row in rows]) for number in (2, 3))
+    found = chain_classes(np.array(list(map(len, texts))), events, steps, degenerate, cut_off)
+    expected = [
+        classify_chain(text, own, read_steps(text, RULES, question), question, degenerate=broken, cut_off=cut)
+        for (text, question, broken, cut), own in zip(rows, of_texts, strict=True)
+    ]
+    assert found.completions.to_pylist() == [own.completion for own in expected]
+    assert events.lists(found.events).to_pylist() == [list(own.events) for own in expected]
+    assert found.n_silent.tolist() == [own.n_silent for own in expected]
+    for name, counts in (("genuine", found.n_genuine), ("filler", found.n_filler)):
+        assert counts.tolist() == [own.events.count(name) for own in expected]
+
+
+@pytest.mark.parametrize("priority", ["strict", "earliest"])
+def test_onsets_of_many_texts_are_those_of_each(priority: Literal["strict", "earliest"]) -> None:
+    rules = RULES.model_copy(update={"priority": priority})
+    of_texts = [find_events(text, rules) for text in [*golden_texts(), "nothing", "I was wrong. Wait"]]
+    places, none = event_columns(of_texts).onsets(priority)
+    flat = [event for own in of_texts for event in own]
+    found = [None if absent else flat[place] for place, absent in zip(places.tolist(), none.tolist(), strict=True)]
+    assert found == [onset(own, rules) for own in of_texts]
+
+
+def test_completions_in_any_order_give_the_same_table() -> None:
+    completions, problems = sample_completions(20, 2), sample_problems(20)
+    shuffled = completions.take(np.random.default_rng(0).permutation(completions.num_rows))
+    in_order = detect(completions, problems, RULES, run_id="r")
+    assert detect(shuffled, problems, RULES, run_id="r").equals(in_order)
+    assert detect(in_parts(completions), problems, RULES, run_id="r").equals(in_order)
+
+
+def in_parts(table: pa.Table) -> pa.Table:
+    """The same table in chunks of seven rows."""
+    return pa.concat_tables([table.slice(begin, 7) for begin in range(0, table.num_rows, 7)])
 
 
 def test_a_table_is_read_as_its_rows_are() -> None:
