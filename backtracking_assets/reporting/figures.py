@@ -74,7 +74,7 @@ def subset_bars(report: SweepReport, narrow: bool = False) -> Figure:
     shown = list(dict.fromkeys((index.primary, MEASURES["strict_rate"])))
     height = 0.5 * len(cells) + 0.5
     figure = Figure(
-        figsize=(NARROW, height * len(shown) + 1.1) if narrow else (WIDE, height + 0.7), layout=GridLayout()
+        figsize=(NARROW, height * len(shown) + 1.4) if narrow else (WIDE, height + 0.7), layout=GridLayout()
     )
     grid = figure.subplots(len(shown) if narrow else 1, 1 if narrow else len(shown), squeeze=False).ravel()
     for position, (axes, measure) in enumerate(zip(grid, shown, strict=True)):
@@ -82,7 +82,7 @@ def subset_bars(report: SweepReport, narrow: bool = False) -> Figure:
     handles: list[Artist] = [Patch(color=series_style(0)[0], label=f"subset at scale {lowest:g}")]
     handles += baseline_handles(index, index.primary)
     handles += control_handles(index, [c for c in index.controls() if c.cell.scale == lowest], index.primary)
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if narrow else len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=1 if narrow else len(handles))
     return figure
 
 
