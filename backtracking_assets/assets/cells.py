@@ -13,14 +13,13 @@ from backtracking_assets.assets.cell_metadata import (
 from backtracking_assets.assets.checks import check_results, check_specs, fail_on_errors, identity_check
 from backtracking_assets.assets.failures import readable_failures
 from backtracking_assets.assets.generating import Generation, ensure_completions
-from backtracking_assets.assets.handed_on import hand_on, linked
 from backtracking_assets.assets.identity import probe_identity
 from backtracking_assets.assets.measuring import check_completions, measure_cell, read_completions
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.pages import write_cell_report
 from backtracking_assets.assets.progress import logged
 from backtracking_assets.assets.pushing import cell_finished
-from backtracking_assets.assets.stored_cells import checks_of_cell, current_baseline
+from backtracking_assets.assets.stored_cells import checks_of_cell, current_baseline, linked_cell
 from backtracking_assets.assets.tracking import track_cell
 from backtracking_assets.conditions import GENERATOR_VERSION
 from backtracking_assets.execution.gpu_executor import GPU_POOL
@@ -29,6 +28,7 @@ from backtracking_assets.partitions import LAYER_SUBSET, cell_of, grid_partition
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
+from backtracking_assets.storage.database import reading
 
 
 def cell_assets(experiment: Experiment) -> list[dg.AssetsDefinition]:
@@ -81,11 +81,10 @@ def _generations(experiment: Experiment) -> dg.AssetsDefinition:
         made = ensure_completions(
             opened, cell, run_id=context.run.run_id, log=context.log.info, on_progress=logged(context.log.info)
         )
-        assert made.found is not None
-        stored = made.found.stored
+        stored = made.stored
+        assert stored is not None
         outcomes = check_completions(stored, context.run.run_id, _identity(opened, cell, made), with_model=True)
         fail_on_errors(cell, outcomes)
-        hand_on(made.found.written(stored))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.completions_version()),
             check_results=check_results(outcomes),
@@ -109,15 +108,14 @@ def _detections(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def detections(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        found, baseline = linked(opened, cell), None
-
-        def look_beside() -> None:
-            nonlocal baseline
-            if cell.scale != BASELINE_SCALE and (baseline := current_baseline(opened)) is not None:
-                baseline.load()
-
-        stored, outcomes = read_completions(found.stored, context.run.run_id, then=look_beside)
-        hand_on(found.written(stored, baseline))
+        with reading(opened.layout):
+            linked, baseline = linked_cell(opened, cell), None
+            _ = linked.completions
+            if cell.scale != BASELINE_SCALE:
+                baseline = current_baseline(opened)
+                if baseline is not None:
+                    baseline.load()
+        stored, outcomes = read_completions(linked, context.run.run_id)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(stored.version()),
             check_results=check_results(outcomes),
@@ -141,11 +139,10 @@ def _metrics(experiment: Experiment) -> dg.AssetsDefinition:
     @readable_failures
     def metrics(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         opened, cell = OpenExperiment(experiment), _cell(context)
-        found, table, outcomes = measure_cell(opened, cell, context.run.run_id)
+        stored, table, outcomes = measure_cell(opened, cell, context.run.run_id)
         fail_on_errors(cell, outcomes)
-        hand_on(found)
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(found.stored.metrics_version()),
+            data_version=dg.DataVersion(stored.metrics_version()),
             check_results=check_results(outcomes),
             metadata=metrics_metadata(table.to_pylist()),
         )

@@ -11,7 +11,6 @@ from backtracking_assets.analysis.comparisons import compare_cells
 from backtracking_assets.assets.class_contents import class_rules
 from backtracking_assets.assets.continuation_contents import continuation_report
 from backtracking_assets.assets.equal_rate_contents import equal_rate_section
-from backtracking_assets.assets.handed_on import taken
 from backtracking_assets.assets.imported_contents import published_section
 from backtracking_assets.assets.open_experiment import OpenExperiment, component_names
 from backtracking_assets.assets.provenance import provenance, provenance_of_chunks, with_sources
@@ -76,10 +75,8 @@ def cell_report(opened: OpenExperiment, cell: Cell, run_id: str) -> CellReport:
     """
     experiment = opened.experiment
     is_baseline, layout = cell.scale == BASELINE_SCALE, opened.layout
-    kept = taken(opened, cell, detected=True)
     with reading(layout):
-        stored = detected_cell(opened, cell) if kept is None else kept.stored
-        at_one = current_baseline(opened) if kept is None or kept.baseline is None else kept.baseline
+        stored, at_one = detected_cell(opened, cell), current_baseline(opened)
         baseline = None if is_baseline else at_one
         stored.load()
         if baseline is not None:

@@ -1,7 +1,7 @@
 """Making a condition's completions: what is there is linked, what is missing is generated, nothing is done twice."""
 
 from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,12 +10,11 @@ import pyarrow as pa
 
 from backtracking_assets.assets.checkpoint_watch import refuse_changed_checkpoint
 from backtracking_assets.assets.chunk_making import completion_rows, generate_chunk
-from backtracking_assets.assets.handed_on import Found
 from backtracking_assets.assets.loaded import forget_models, loaded_model, prompts
 from backtracking_assets.assets.memory_planning import plan_of_chunk, too_little_free
 from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.assets.progress import OnProgress, Progress
-from backtracking_assets.assets.stored_cells import linked_cell
+from backtracking_assets.assets.stored_cells import StoredCell, linked_cell
 from backtracking_assets.conditions import Condition
 from backtracking_assets.errors import BacktrackingError, ChangedCheckpointError, HeldDatabaseError, ProblemFileError
 from backtracking_assets.execution.devices import device_name, lease_of
@@ -30,7 +29,6 @@ from backtracking_assets.storage.database import DEFAULT_WAIT, kept_open
 from backtracking_assets.storage.input_commits import Inputs, SubsetRow
 from backtracking_assets.storage.journal import clear_journal, finish_chunk, finished_chunks, plan_chunks
 from backtracking_assets.storage.layout import StoreLayout
-from backtracking_assets.storage.left_as import writing_began
 from backtracking_assets.storage.locks import generation_lock
 from backtracking_assets.storage.parquet import DamagedFileError
 from backtracking_assets.storage.queries import completion_keys
@@ -57,8 +55,8 @@ class Generation:
     n_generated: int
     device: str | None
     """Where completions were generated now; None where all were there."""
-    found: Found | None = None
-    """The cell as it was linked; None where completions were made for something else."""
+    stored: StoredCell | None = None
+    """The cell, with its completions read; None where they were made for something else."""
 
     @property
     def linked(self) -> bool:
@@ -78,18 +76,16 @@ def ensure_completions(
     Raises:
         BacktrackingError: see `ensure_condition`.
     """
-    condition, found = opened.condition(cell), list[Found]()
+    condition, linked = opened.condition(cell), list[StoredCell]()
 
     def link() -> None:
         link_to_completions(opened, cell, condition.fingerprint, run_id=run_id)
         reached("cell linked", str(cell))
-        stored = linked_cell(opened, cell)
-        _ = stored.completions
-        before = writing_began(opened.layout.database)
-        found.append(Found(stored, None if before is None else before.after(1)))
+        linked.append(linked_cell(opened, cell))
+        _ = linked[0].completions
 
-    made = ensure_condition(opened, condition, cell, run_id=run_id, log=log, on_progress=on_progress, then=link)
-    return replace(made, found=found[0])
+    made = ensure_condition(opened, condition, cell, run_id=run_id, log=log, on_progress=on_progress, link=link)
+    return replace(made, stored=linked[0])
 
 
 def ensure_condition(
@@ -100,7 +96,7 @@ def ensure_condition(
     run_id: str,
     log: Log,
     on_progress: OnProgress = lambda progress: None,
-    then: Callable[[], None] = lambda: None,
+    link: Callable[[], None] | None = None,
 ) -> Generation:
     """Have a condition's completions of the experiment's problems and samples in the archive and the database.
 
@@ -110,7 +106,7 @@ def ensure_condition(
 
     Args:
         subject: what the completions are made for, as progress names it.
-        then: what is done with the database once it has them, before it is let go.
+        link: points the subject to them in the database, which stays open meanwhile.
 
     Raises:
         ChangedCheckpointError: the checkpoint has changed since the sweep or the cell began.
@@ -138,7 +134,7 @@ def ensure_condition(
             # Damage that shows only where every byte is read. The device comes first, so all is done again with one.
             stack.close()
             return ensure_condition(
-                opened, condition, subject, run_id=run_id, log=log, on_progress=on_progress, then=then
+                opened, condition, subject, run_id=run_id, log=log, on_progress=on_progress, link=link
             )
         work = _Work(opened, subject, condition, run_id, log, on_progress)
         if device is not None:
@@ -147,13 +143,14 @@ def ensure_condition(
         # Where the archive was made anew, the database holds the same keys with other rows: chunks that are still there
         # say that what was made of them was never committed.
         uncommitted = layout.journal_of(fingerprint).exists()
-        with kept_open(layout):
+        with nullcontext() if link is None else kept_open(layout):
             if uncommitted or archived != completion_keys(layout, fingerprint):
                 commit_condition(layout, condition, run_id=run_id)
             # Only now, with archive and database both holding the rows, may the chunks go.
             clear_journal(layout, fingerprint)
             reached("journal cleared", fingerprint)
-            then()
+            if link is not None:
+                link()
     made_on = device_name(device) if device is not None and work.generated else None
     return Generation(condition, len(opened.keys()), work.generated, made_on)
 

@@ -1,6 +1,6 @@
 """Figures from completions: checked, read by the rules, measured. Each step stores what it found."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -9,17 +9,16 @@ from backtracking_assets.analysis.detection import detect, rules_document
 from backtracking_assets.analysis.metrics import cell_metrics, variant_metrics
 from backtracking_assets.analysis.statistics_settings import statistics_document
 from backtracking_assets.assets.checks import checks_table, detection_checks, generation_checks, metric_checks
-from backtracking_assets.assets.handed_on import Found, detected, linked
 from backtracking_assets.assets.non_finite import with_origin
 from backtracking_assets.assets.open_experiment import OpenExperiment
-from backtracking_assets.assets.stored_cells import StoredCell
+from backtracking_assets.assets.stored_cells import StoredCell, detected_cell, linked_cell
 from backtracking_assets.assets.stored_variants import Stored, StoredVariant, detected_variant, linked_variant
 from backtracking_assets.fault_points import reached
 from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage.commits import write_checks, write_detections, write_metrics
-from backtracking_assets.storage.database import kept_open
+from backtracking_assets.storage.database import reading
 
 _Stored = TypeVar("_Stored", StoredCell, StoredVariant)
 
@@ -57,7 +56,10 @@ def read_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[StoredCe
     Raises:
         StorageError: the cell's completions are not there or not current, or the store cannot be written.
     """
-    return read_completions(linked(opened, cell).stored, run_id)
+    with reading(opened.layout):
+        stored = linked_cell(opened, cell)
+        _ = stored.completions
+    return read_completions(stored, run_id)
 
 
 def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[StoredVariant, list[CheckOutcome]]:
@@ -65,37 +67,29 @@ def read_variant(opened: OpenExperiment, name: str, run_id: str) -> tuple[Stored
     return read_completions(linked_variant(opened, name), run_id)
 
 
-def read_completions(
-    stored: _Stored, run_id: str, then: Callable[[], None] = lambda: None
-) -> tuple[_Stored, list[CheckOutcome]]:
-    """`read_cell` or `read_variant` for what was looked up before.
-
-    Args:
-        then: what is read of the database once it has the detections, before it is let go.
-    """
+def read_completions(stored: _Stored, run_id: str) -> tuple[_Stored, list[CheckOutcome]]:
+    """`read_cell` or `read_variant` for what was looked up before."""
     opened, subject = stored.opened, stored.subject
     found = detect(stored.completions, opened.problems, opened.experiment.detection, run_id=run_id)
     outcomes = detection_checks(opened.experiment.checks, found)
     checks = checks_table(subject, asset_of(stored, "detections"), outcomes, run_id)
     rules = rules_document(opened.experiment.detection)
-    with kept_open(opened.layout):
-        write_detections(opened.layout, found, cell=subject, rules=rules, checks=checks)
-        reached("detections written", str(subject))
-        then()
+    write_detections(opened.layout, found, cell=subject, rules=rules, checks=checks)
+    reached("detections written", str(subject))
     return stored.read_as(found), outcomes
 
 
-def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[Found, pa.Table, list[CheckOutcome]]:
-    """Compute a cell's rates; the cell after that, the metrics that were stored, and their checks.
+def measure_cell(opened: OpenExperiment, cell: Cell, run_id: str) -> tuple[StoredCell, pa.Table, list[CheckOutcome]]:
+    """Compute a cell's rates; the cell, the metrics that were stored, and their checks.
 
     Raises:
         StorageError: the cell's completions or detections are not there or not current, or the store cannot be written.
     """
-    found = detected(opened, cell)
-    stored = found.stored
+    with reading(opened.layout):
+        stored = detected_cell(opened, cell)
+        stored.load()
     table = cell_metrics(stored.completions, stored.detections, opened.problems, cell=cell, **_facts(stored, run_id))
-    outcomes = _store_metrics(stored, table, run_id, is_baseline=cell.scale == BASELINE_SCALE)
-    return found.written(stored), table, outcomes
+    return stored, table, _store_metrics(stored, table, run_id, is_baseline=cell.scale == BASELINE_SCALE)
 
 
 def measure_variant(

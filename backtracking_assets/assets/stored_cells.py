@@ -14,6 +14,7 @@ from backtracking_assets.plan import BASELINE_SCALE
 from backtracking_assets.records import Cell, Variant
 from backtracking_assets.reporting.contents import CheckOutcome
 from backtracking_assets.storage import queries
+from backtracking_assets.storage.database import reading
 
 if TYPE_CHECKING:  # pandas is imported only where something is measured
     from backtracking_assets.analysis.counts import CellRows
@@ -57,7 +58,11 @@ def linked_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
     if row is None:
         raise StorageError(f"Cell {cell} has no completions yet; materialize its generations first.")
     stored = stored_row(opened, row)
-    refuse_outdated(stored)
+    if not is_current(stored):
+        raise StorageError(
+            f"Cell {cell} holds completions that the experiment does not ask for any more: its checkpoint, problems, "
+            "sampling or layers have changed; materialize its generations first."
+        )
     return stored
 
 
@@ -68,24 +73,9 @@ def detected_cell(opened: OpenExperiment, cell: Cell) -> StoredCell:
         StorageError: see `linked_cell`, or the detections are missing or by other rules.
     """
     stored = linked_cell(opened, cell)
-    refuse_outdated(stored, detected=True)
-    return stored
-
-
-def refuse_outdated(stored: StoredCell, *, detected: bool = False) -> None:
-    """Raise unless a linked cell's completions are what the experiment file asks for, and are read where `detected`.
-
-    Raises:
-        StorageError: see `linked_cell` and `detected_cell`.
-    """
-    cell = stored.cell
-    if not is_current(stored):
-        raise StorageError(
-            f"Cell {cell} holds completions that the experiment does not ask for any more: its checkpoint, problems, "
-            "sampling or layers have changed; materialize its generations first."
-        )
-    if detected and not stored.detected:
+    if not stored.detected:
         raise StorageError(f"Cell {cell} is not read by the rules as they are now; materialize its detections first.")
+    return stored
 
 
 def current_cells(opened: OpenExperiment, cells: Iterable[Cell]) -> list[StoredCell]:
@@ -110,7 +100,10 @@ def current_baseline(opened: OpenExperiment) -> StoredCell | None:
 
     All such cells share their completions.
     """
-    return baseline_among(opened, _by_cell(queries.sound_cells(opened.layout, BASELINE_SCALE)), {})
+    with reading(opened.layout):
+        rows = _by_cell(queries.cells(opened.layout, scale=BASELINE_SCALE))
+        failing = queries.failing_checks(opened.layout, scale=BASELINE_SCALE).to_pylist()
+    return baseline_among(opened, rows, outcomes_by_cell(failing))
 
 
 def baseline_among(

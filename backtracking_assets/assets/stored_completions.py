@@ -10,8 +10,6 @@ from backtracking_assets.assets.open_experiment import OpenExperiment
 from backtracking_assets.conditions import digest
 from backtracking_assets.storage import queries
 
-_READ = ("completions", "detections")
-
 
 @dataclass(frozen=True)
 class StoredCompletions:
@@ -55,17 +53,6 @@ class StoredCompletions:
         found = replace(self, rules_digest=self.opened.rules_digest)
         found.__dict__.update(completions=self.completions, detections=detections)  # where the properties are kept
         return found
-
-    def seen_by(self, opened: OpenExperiment) -> Self:
-        """The same with what was read of it, for an experiment file that was opened anew."""
-        found = replace(self, opened=opened)
-        found.__dict__.update({name: self.__dict__[name] for name in _READ if name in self.__dict__})
-        return found
-
-    @property
-    def has_detections(self) -> bool:
-        """Whether the detections were read, by the rules of the experiment file as it is now."""
-        return "detections" in self.__dict__ and self.detected
 
     def load(self) -> None:
         """Read completions and detections now, such as while a block has the database open; they are kept."""

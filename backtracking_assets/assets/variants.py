@@ -72,7 +72,7 @@ def _variant_generations(experiment: Experiment) -> dg.AssetsDefinition:
 
         log = context.log.info
         made = ensure_condition(
-            own, own.baseline, Variant(name), run_id=run_id, log=log, on_progress=logged(log), then=link
+            own, own.baseline, Variant(name), run_id=run_id, log=log, on_progress=logged(log), link=link
         )
         stored = linked_variant(opened, name)
         outcomes = check_completions(stored, run_id, None, with_model=True)

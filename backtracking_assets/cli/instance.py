@@ -32,5 +32,6 @@ def open_instance() -> dg.DagsterInstance:
 
 def join_instance() -> dg.DagsterInstance:
     """The instance of the command that started this process; see `open_instance`."""
-    with opening_lock(Path(os.environ["DAGSTER_HOME"])):
-        return dg.DagsterInstance.get()
+    home = Path(os.environ["DAGSTER_HOME"])
+    with opening_lock(home):
+        return dg.DagsterInstance.from_ref(warm(InstanceRef.from_dir(str(home))))

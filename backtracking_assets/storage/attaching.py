@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import duckdb
 
@@ -51,8 +50,6 @@ class _Instance:
     spoilt: bool = False
     """Whether a statement failed in it: after some errors DuckDB refuses everything else until it starts anew."""
 
-
-_Answer = TypeVar("_Answer")
 
 _lock = threading.Lock()
 _numbers = itertools.count(1)
@@ -134,13 +131,6 @@ def attach(path: Path, *, read_only: bool, keep: bool = False, check: Callable[[
         writes = not read_only and not keep
         attachment.written = attachment.written or writes
         return Use(connection, first, instance, path, writes)
-
-
-def while_unattached(path: Path, action: Callable[[], _Answer]) -> _Answer | None:
-    """What an action gives during which this process does not open a file; None where it has the file open."""
-    with _lock:
-        instance = _instances.get(os.getpid())
-        return None if instance is not None and path in instance.attachments else action()
 
 
 def kept_here(path: Path) -> bool:

@@ -10,18 +10,16 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import duckdb
 
 from backtracking_assets.errors import HeldDatabaseError, StorageError
 from backtracking_assets.fault_points import reached
-from backtracking_assets.storage import left_as
 from backtracking_assets.storage.attaching import AttachedHereError, Use, attach, kept_here
 from backtracking_assets.storage.durable import remove_stale_temporaries, write_durably
 from backtracking_assets.storage.layout import StoreLayout
-from backtracking_assets.storage.left_as import Mark
 from backtracking_assets.storage.locks import database_lock
 from backtracking_assets.storage.set_aside import set_aside
 from backtracking_assets.storage.tables import SCHEMA_VERSION, create_statements
@@ -89,7 +87,7 @@ def kept_open(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[No
     """Keep the database open between blocks that read and write, each of which would open it anew.
 
     Each block that writes is a transaction of its own, durable when it ends. No other process can read meanwhile:
-    nothing that takes long, such as generation, belongs inside.
+    nothing that takes long, such as generation, belongs inside, nor another block of this kind.
 
     Raises:
         StorageError: see `reading`.
@@ -101,23 +99,11 @@ def kept_open(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> Iterator[No
 @contextmanager
 def _to_write(layout: StoreLayout, wait: float, *, keep: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     deadline = time.monotonic() + wait
-    with ExitStack() as stack:
-        if not kept_here(layout.database):
-            stack.enter_context(database_lock(layout, timeout=wait))
-            if not layout.database.exists():
-                _create(layout)
-            state_of(layout)
-            stack.callback(left_as.wrote, layout.database, layout.database_log)
-        yield stack.enter_context(_opened(layout, read_only=False, keep=keep, deadline=deadline, wait=wait))
-
-
-def state_of(layout: StoreLayout) -> Mark | None:
-    """The state of the database now, or None while this process has it open.
-
-    What was read between two equal states is true of both. A program that writes the file without this package's lock,
-    in the moment in which this process lets go of it, goes unnoticed.
-    """
-    return left_as.look(layout.database, layout.database_log)
+    with nullcontext() if kept_here(layout.database) else database_lock(layout, timeout=wait):
+        if not layout.database.exists():
+            _create(layout)
+        with _opened(layout, read_only=False, keep=keep, deadline=deadline, wait=wait) as connection:
+            yield connection
 
 
 def _create(layout: StoreLayout) -> None:
@@ -162,7 +148,13 @@ def _opened(
         finally:
             use.close(failed=failed)
     except duckdb.Error as error:
-        outcome = "could not answer" if read_only else "refused a statement, and nothing of the transaction was kept"
+        outcome = (
+            "could not answer"
+            if read_only
+            else "could not be let go; what was committed before is kept"
+            if keep
+            else "refused a statement, and nothing of the transaction was kept"
+        )
         said = f"The database {layout.database} {outcome}: {_first_line(error)}"
         if _DAMAGE.search(str(error)):
             raise UnusableDatabaseError(f"{said}. The file is damaged: {_remedy(layout)}.") from error

@@ -33,17 +33,6 @@ def cell_row(layout: StoreLayout, cell: Cell, *, wait: float = DEFAULT_WAIT) -> 
     return rows[0] if rows else None
 
 
-def sound_cells(layout: StoreLayout, scale: float, *, wait: float = DEFAULT_WAIT) -> pa.Table:
-    """The cells at one scale that fail no check that must hold."""
-    sql = """
-        select * from cells
-        anti join (select layer_subset from checks where scale = $scale and severity = 'error' and not passed)
-            using (layer_subset)
-        where scale = $scale order by layer_subset
-    """
-    return conform(_query(layout, sql, {"scale": scale}, wait), TABLES["cells"].schema)
-
-
 def conditions(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
     """All conditions that have completions in the database."""
     return _rows(layout, "conditions", {}, wait)
@@ -117,9 +106,10 @@ def checks(
     return _rows(layout, "checks", _only(cell) if scale is None else {"scale": scale}, wait)
 
 
-def failing_checks(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
-    """The outcomes of checks that must hold and do not, of all cells."""
-    return _rows(layout, "checks", {"severity": "error", "passed": False}, wait)
+def failing_checks(layout: StoreLayout, *, scale: float | None = None, wait: float = DEFAULT_WAIT) -> pa.Table:
+    """The outcomes of checks that must hold and do not, of all cells or of those at one scale."""
+    wanted = {"severity": "error", "passed": False}
+    return _rows(layout, "checks", wanted if scale is None else {**wanted, "scale": scale}, wait)
 
 
 def variants(layout: StoreLayout, *, wait: float = DEFAULT_WAIT) -> pa.Table:
@@ -247,6 +237,6 @@ def _rows(
     return conform(_query(layout, f'select * from "{name}"{where} order by {order}', parameters, wait), table.schema)
 
 
-def _query(layout: StoreLayout, sql: str, parameters: Sequence[Any] | dict[str, Any], wait: float) -> pa.Table:
+def _query(layout: StoreLayout, sql: str, parameters: Sequence[Any], wait: float) -> pa.Table:
     with reading(layout, wait=wait) as connection:
-        return connection.sql(sql, params=parameters).to_arrow_table()
+        return connection.sql(sql, params=list(parameters)).to_arrow_table()
