@@ -83,8 +83,10 @@ class _KnownLines(dict[str, int]):
         self.lengths = np.full(_REMEMBERED, -1, dtype=np.int32)
 
     def __missing__(self, line: str) -> int:
-        self.flat.extend(_parsed(line, self.trigger))
-        number = self[line] = len(self) + 1
+        # By the table and not by the lines: an interruption between the two may leave a row that no line has.
+        number = len(self.flat) // len(_NOTHING)
+        self.flat.extend(array("q", _parsed(line, self.trigger)))  # an array is added whole or not at all
+        self[line] = number
         return number
 
     def table(self) -> npt.NDArray[np.int64]:
@@ -121,10 +123,10 @@ class _KnownLines(dict[str, int]):
     ) -> None:
         """Let lines be found in arrays from now on; one whose slot is taken goes on being found by the dictionary."""
         free = (numbers < _REMEMBERED) & (self.slots[slots] == 0)
-        self.slots[slots[free]] = numbers[free]
         self.lengths[numbers[free]] = lengths[free]
         for column, own in zip(self.words, words, strict=False):
             column[numbers[free]] = own[free]
+        self.slots[slots[free]] = numbers[free]  # last: until then nothing is found by what is half written
 
 
 def _slots(words: Sequence[npt.NDArray[np.uint64]]) -> Numbers:

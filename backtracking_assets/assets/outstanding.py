@@ -94,7 +94,7 @@ def _unlinked(found: Found, present: int) -> Work:
     planned = found.n_planned
     if present < planned:
         steps = kept_steps(found.opened.layout, found.condition.fingerprint)
-        begun = "" if steps is None else f"; a chunk is begun, and kept up to its decode step {steps:,}"
+        begun = "" if steps is None else f"; a chunk is begun, and its state at decode step {steps:,} is kept"
         if present == 0:
             reason = f"no completion is finished{begun}" if begun else "nothing is there"
             return Work("missing", reason, f"generates {planned}", "generations")

@@ -25,6 +25,7 @@ _DTYPES = {"int16": "I16", "int32": "I32", "int64": "I64", "float16": "F16", "fl
 _NO_SUM = "0" * 64
 _PIECE = 2**20
 _LONGEST_HEADER = 2**24
+_UNUSABLE = (DamagedFileError, OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,20 @@ def read_progress(layout: StoreLayout, fingerprint: str, chunk: Chunk, made_with
 
 
 def kept_steps(layout: StoreLayout, fingerprint: str) -> int | None:
-    """Decode steps after which a chunk of a condition is kept, from its header alone; None where none is kept."""
+    """Decode steps after which a chunk of a condition is kept, from its header alone; None where none is kept.
+
+    A file of another condition or format, or one whose header cannot be read, counts as none.
+    """
     steps: list[int] = []
     for path in layout.journal_of(fingerprint).glob(f"*{PROGRESS_SUFFIX}"):
         try:
             with path.open("rb") as file:
-                facts = json.loads(_metadata(path, file)["facts"])
+                metadata = _metadata(path, file)
+            if (metadata["format"], metadata["fingerprint"]) != (_FORMAT, fingerprint):
+                continue
+            facts = json.loads(metadata["facts"])
             steps.append(int(facts["steps_before"] + facts["step"]))
-        except (DamagedFileError, OSError, ValueError, KeyError, TypeError):  # what reads all of it says so
+        except _UNUSABLE:  # what reads all of it says so
             continue
     return max(steps, default=None)
 

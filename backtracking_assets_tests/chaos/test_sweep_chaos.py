@@ -105,7 +105,7 @@ def test_a_sweep_killed_in_the_middle_of_a_chunk_repeats_none_of_its_steps(
     assert start_sweep(study, tmp_path, log=log, fault="progress in place#6").wait().code == KILLED
     with study.active():
         reasons = [status.reason for status in planned_status(study.opened())]
-    assert any(re.search(r"a chunk is begun, and kept up to its decode step \d", reason) for reason in reasons)
+    assert any(re.search(r"a chunk is begun, and its state at decode step \d", reason) for reason in reasons)
     check_finished(study, tmp_path, log, undisturbed)
     # The step that was kept last is kept once more as the chunk goes on from it; each other one is made once.
     assert kept(log) == kept(undisturbed.log) + 1

@@ -1,5 +1,6 @@
 """The file of a chunk that is at work: whole or not used, bound to what it was made with, and gone when it is done."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,35 @@ def test_the_step_that_is_kept_is_told_from_the_header_alone(layout: StoreLayout
     path.write_bytes(content[:20])
     assert kept_steps(layout, FINGERPRINT) is None
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"facts": '{"steps_before": 30.0, "step": Infinity}'},
+        {"facts": "[" * 100_000},
+        {"facts": '{"step": 12.0}'},
+        {"fingerprint": "0" * 64},
+        {"format": "2"},
+    ],
+    ids=["infinite", "nested", "incomplete", "of another condition", "of another format"],
+)
+def test_a_header_that_says_no_step_of_the_condition_counts_as_none(
+    layout: StoreLayout, chunk: Chunk, changes: dict[str, str]
+) -> None:
+    path = layout.progress_file(FINGERPRINT, chunk.chunk_id)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+
+    def write(changed: dict[str, str]) -> None:
+        header = json.dumps({"__metadata__": metadata | changed}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+    write({})
+    assert kept_steps(layout, FINGERPRINT) == 42
+    write(changes)
+    assert kept_steps(layout, FINGERPRINT) is None
 
 
 def test_a_chunk_without_a_file_begins_from_its_start(layout: StoreLayout) -> None:
