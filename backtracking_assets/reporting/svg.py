@@ -12,16 +12,21 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.textpath import TextToPath
 
 POINTS_PER_INCH = 72
+_IMAGE_DOTS_PER_INCH = 192
+"""Of images within figures: two dots for each pixel of a page, which is what dense screens show."""
 _MOST_TEXTS = 4096
 
 _shaping = TextToPath()
+_outlines: dict[str, Any] = {}
+"""By the name of the glyph, which holds that of its font. Texts share them: each is about a kilobyte."""
 
 
 def svg_document(figure: Figure) -> str:
     """The figure as an SVG document without time or software version. Its dots per inch must be `POINTS_PER_INCH`."""
     buffer = StringIO()
     width, height = (inches * POINTS_PER_INCH for inches in figure.get_size_inches())
-    renderer = _Renderer(width, height, buffer, metadata={"Date": None, "Creator": None})
+    no_stamp = {"Date": None, "Creator": None}
+    renderer = _Renderer(width, height, buffer, image_dpi=_IMAGE_DOTS_PER_INCH, metadata=no_stamp)
     figure.draw(renderer)
     renderer.finalize()
     return buffer.getvalue()
@@ -51,13 +56,14 @@ class _RememberedTexts(TextToPath):
     ) -> Any:
         if glyph_map is None or not return_new_glyphs_only or any(option is not None for option in options.values()):
             return super().get_glyphs_with_font(font, s, glyph_map, return_new_glyphs_only, **options)
-        placed, glyphs, boxes = _shaped(font, s)
-        return placed, {name: outline for name, outline in glyphs.items() if name not in glyph_map}, boxes
+        placed, boxes = _shaped(font, s)
+        return placed, {name: _outlines[name] for name, *_ in placed if name not in glyph_map}, boxes
 
 
 @lru_cache(_MOST_TEXTS)
 def _shaped(font: FT2Font, text: str) -> Any:
-    return _shaping.get_glyphs_with_font(font, text)
+    placed, _, boxes = _shaping.get_glyphs_with_font(font, text, _outlines)
+    return placed, boxes
 
 
 @lru_cache(_MOST_TEXTS)

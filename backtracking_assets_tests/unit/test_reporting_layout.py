@@ -1,13 +1,17 @@
 """The layout of figures: everything that is written stands inside the figure and beside, never over, an axes."""
 
+import re
+from base64 import b64decode
 from collections.abc import Callable
-from io import StringIO
+from io import BytesIO, StringIO
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from PIL import Image
 
 from backtracking_assets.reporting.figures import (
     backtracking_against_accuracy,
@@ -80,6 +84,18 @@ def test_remembered_texts_are_written_as_matplotlib_writes_them() -> None:
     plain = StringIO()
     FigureCanvasSVG(figure).print_svg(plain, metadata={"Date": None, "Creator": None})
     assert again == [plain.getvalue()] * 2
+
+
+@house_style()
+def test_images_have_two_dots_for_each_pixel_of_a_page() -> None:
+    figure = Figure(figsize=(4, 2))
+    axes = figure.add_axes((0.25, 0.25, 0.5, 0.5))  # 2 by 1 inches, each 96 pixels of a page
+    axes.imshow(np.arange(6).reshape(2, 3), aspect="auto", interpolation="nearest")
+    svg = to_svg(figure)
+    (content,) = re.findall(r'<image xlink:href="data:image/png;base64,\n?([^"]+)"', svg)
+    assert Image.open(BytesIO(b64decode(content))).size == (2 * 192, 192)
+    (drawn,) = re.findall(r'<image [^>]*? width="([^"]+)" height="([^"]+)"', svg)
+    assert [float(points) for points in drawn] == [2 * 72, 72]
 
 
 @house_style()
