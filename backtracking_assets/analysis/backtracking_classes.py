@@ -7,7 +7,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from backtracking_assets.analysis.arithmetic_steps import Steps, changed_redos
 from backtracking_assets.analysis.revision_cues import Cues, cues_of
@@ -32,13 +32,6 @@ _VERB_BEHIND = re.compile(
 )
 _ASKS = re.compile(r"\b(?:how|what|which|who|did|does|do)\b[^.!?\n]{0,60}$", re.IGNORECASE)
 _NO_OWN_MISTAKE = re.compile(r"\b(?:by|every|each|his|her|their|no such)[ \t]+$|['’]s[ \t]+$", re.IGNORECASE)
-
-
-class Span(NamedTuple):
-    """Characters of a text."""
-
-    start: int
-    end: int
 
 
 class Spanned(Protocol):
@@ -110,26 +103,14 @@ def _windows(text: str, events: Sequence[Event], reading: Reading) -> list[int]:
 def classify_chain(
     text: str, events: Sequence[Event], steps: Steps, question: str, *, degenerate: bool, cut_off: bool
 ) -> Classes:
-    """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`)."""
+    """Classes of an arithmetic chain, exact by its steps and the question (`arithmetic_steps.changed_redos`).
+
+    An event announces what the first step behind it does. Detection reads chains by columns: this is the definition
+    that `class_columns.chain_classes` must agree with, and tests compare the two.
+    """
     ends = [step.end for step in steps.steps]
     windows = [ends[place] if (place := bisect_left(ends, event.end)) < len(ends) else len(text) for event in events]
     redos = changed_redos(steps, question)
-    return classify_steps(text, events, windows, redos, degenerate=degenerate, cut_off=cut_off)
-
-
-def classify_steps(
-    text: str,
-    events: Sequence[Event],
-    windows: Sequence[int],
-    redos: Sequence[Spanned],
-    *,
-    degenerate: bool,
-    cut_off: bool,
-) -> Classes:
-    """Classes of an arithmetic chain by its changed steps.
-
-    An event announces what the first step behind it does: ``windows`` are where those steps end, or the text.
-    """
     return _classify(events, [True] * len(events), windows, redos, len(text), degenerate, cut_off)
 
 

@@ -49,7 +49,11 @@ def merged_events(strict: list[Event], relaxed: list[Event]) -> list[Event]:
 
 
 def onset(events: Sequence[Event], rules: Detection) -> Event | None:
-    """The event that counts as the completion's onset, by ``rules.priority``; None where there is no event."""
+    """The event that counts as the completion's onset, by ``rules.priority``; None where there is no event.
+
+    Detection finds onsets by columns: this is the definition that `event_columns.EventColumns.onsets` must agree with,
+    and tests compare the two.
+    """
     candidates = [event for event in events if event.kind == "strict"] if rules.priority == "strict" else []
     return min(candidates or events, key=lambda event: event.start, default=None)
 
