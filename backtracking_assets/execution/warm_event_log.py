@@ -22,7 +22,7 @@ from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from sqlalchemy import Connection, Engine, create_engine
 
-from backtracking_assets.execution.kept_open import opened
+from backtracking_assets.execution.sqlite_engines import lasting_engine
 
 _MOST_OPEN = 4
 """Databases that are open at once: the index, that of the run at work, and a few before it."""
@@ -127,7 +127,7 @@ class WarmEventLog(SqliteEventLogStorage):
             return self._engines[shard]
         while len(self._engines) >= _MOST_OPEN:
             self._engines.popitem(last=False)[1].dispose()
-        engine = opened(self.conn_string_for_shard(shard))
+        engine = lasting_engine(self.conn_string_for_shard(shard))
         if shard not in self._initialized_dbs:
             if not self._made_from_empty(Path(self.path_for_shard(shard))):
                 self._initdb(engine)

@@ -17,7 +17,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection
 
-from backtracking_assets.execution.kept_open import opened
+from backtracking_assets.execution.sqlite_engines import lasting_engine
 from backtracking_assets.execution.warm_event_log import WarmEventLog
 
 
@@ -47,7 +47,7 @@ def warm(ref: InstanceRef) -> InstanceRef:
 
 class _WarmRuns(SqliteRunStorage):
     def __init__(self, conn_string: str) -> None:
-        self._engine = opened(conn_string)
+        self._engine = lasting_engine(conn_string)
         self._has_stats = False
         self._snapshots: set[str] = set()
         super().__init__(conn_string)

@@ -1,4 +1,4 @@
-"""SQLite databases of Dagster that this process keeps open."""
+"""Engines of Dagster's SQLite databases whose connection stays open."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ _BUSY_SECONDS = 30
 """Seconds that a statement waits for another process's transaction; as Dagster has it for its event log."""
 
 
-def opened(conn_string: str) -> Engine:
-    """The engine of a database, whose connection stays open."""
+def lasting_engine(conn_string: str) -> Engine:
+    """The engine of a database, whose connection stays open until the engine is disposed of."""
     engine = create_engine(conn_string, connect_args={"timeout": _BUSY_SECONDS})
     event.listen(engine, "connect", _flush_seldom)
     return engine
