@@ -2,14 +2,15 @@
 
 Dagster stores every event by a transaction of its own, one with several of them where assets and checks are concerned.
 Many events come right before the next one: those wait for it, and all go into one transaction a database. They are
-stored before anything is read, and before an asset's own code runs. A process that dies within those milliseconds loses
-them; what they said is recorded again from the store when a command starts.
+stored before anything is read, and before an asset's own code runs. What cannot be stored together is stored one by
+one, as Dagster would. A process that dies within those milliseconds loses the events that wait; one that dies between
+two commits loses what the index says of them. What they said is recorded again from the store when a command starts.
 """
 
 import os
 import tempfile
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from dagster._core.events import DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from sqlalchemy import Connection, Engine, create_engine
 
 from backtracking_assets.execution.sqlite_engines import lasting_engine
@@ -55,7 +57,7 @@ class WarmEventLog(SqliteEventLogStorage):
         self._indexes: set[str] = set()
         self._waiting: list[EventLogEntry] = []
         self._together: tuple[ExitStack, dict[str, Connection]] | None = None
-        """The transactions by which events are stored, by database, while they are."""
+        """What closes the connections by which events are stored together, and these by database, while they are."""
         self._materialized: tuple[AssetRecordsFilter, EventLogRecord] | None = None
         """What asks for what a run has just materialized, and that itself, while its checks are stored."""
         super().__init__(base_dir)
@@ -65,9 +67,10 @@ class WarmEventLog(SqliteEventLogStorage):
     def _connect(self, shard: str) -> Iterator[Connection]:
         with self._db_lock:
             if self._together is not None:
-                transactions, connections = self._together
+                closing, connections = self._together
                 if shard not in connections:
-                    connections[shard] = transactions.enter_context(self._engine(shard).begin())
+                    connections[shard] = closing.enter_context(self._engine(shard).connect())
+                    connections[shard].begin()
                 yield connections[shard]
                 return
             self._store_waiting()
@@ -75,6 +78,11 @@ class WarmEventLog(SqliteEventLogStorage):
                 yield connection
 
     def store_event(self, event: EventLogEntry) -> None:
+        """Store an event now, or with those that follow it.
+
+        The error of an event that could not be stored comes out here, or where the log is next read or closed, after
+        the other events have been stored.
+        """
         kind = event.dagster_event_type
         with self._db_lock:
             if kind not in _OF_CHECKS:
@@ -88,13 +96,47 @@ class WarmEventLog(SqliteEventLogStorage):
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
+        committing, committed = False, []
         try:
-            with ExitStack() as transactions:
-                self._together = transactions, {}
+            with ExitStack() as closing:  # takes back what is not committed
+                connections: dict[str, Connection] = {}
+                self._together = closing, connections
                 for event in waiting:
                     super().store_event(event)
+                committing = True
+                # A run has what the index says of it, whatever ends the process between two commits.
+                for shard in sorted(connections, key=lambda shard: shard == INDEX_SHARD_NAME):
+                    connections[shard].commit()
+                    committed.append(shard)
+        except Exception:
+            self._together = self._materialized = None
+            if committed:  # stored again, the events would be twice in what is committed
+                raise
+            self._store_one_by_one(waiting)
+        except BaseException:
+            self._materialized = None
+            if not committing:
+                self._waiting = waiting
+            raise
         finally:
             self._together = None
+
+    def _store_one_by_one(self, events: list[EventLogEntry]) -> None:
+        """As Dagster does; the first error is raised after the last event."""
+        left, failures = deque(events), []
+        try:
+            while left:
+                try:
+                    super().store_event(left.popleft())
+                except Exception as failure:
+                    failures.append(failure)
+        finally:
+            self._materialized = None
+            self._waiting.extend(left)  # none, unless the process was interrupted
+        for other in failures[1:]:
+            failures[0].add_note(f"Another event could not be stored either: {other!r}")
+        if failures:
+            raise failures[0]
 
     def _store_asset_event(self, conn: Connection, event: EventLogEntry, event_id: int) -> None:
         super()._store_asset_event(conn, event, event_id)
@@ -182,7 +224,9 @@ class WarmEventLog(SqliteEventLogStorage):
     def dispose(self) -> None:
         super().dispose()
         with self._db_lock:
-            self._store_waiting()
-            for engine in self._engines.values():
-                engine.dispose()
-            self._engines.clear()
+            try:
+                self._store_waiting()
+            finally:
+                for engine in self._engines.values():
+                    engine.dispose()
+                self._engines.clear()
