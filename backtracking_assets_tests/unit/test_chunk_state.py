@@ -192,8 +192,8 @@ def test_decoding_on_fixed_buffers_goes_on_from_tokens_alone(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, intervention: Intervention | None
 ) -> None:
     """What a GPU does, run uncaptured: slots in another order, some of them dropped."""
-    monkeypatch.setattr(static_decoding, "_ROWS", 3)
-    monkeypatch.setattr(static_decoding, "_COLUMNS", 8)
+    monkeypatch.setattr(static_decoding, "CAPTURED_ROWS", 3)
+    monkeypatch.setattr(static_decoding, "CAPTURED_COLUMNS", 8)
     monkeypatch.setattr(static_decoding, "_MOST_UNSEEN", 4)
     monkeypatch.setattr(
         generation, "decoding_for", lambda *arguments, **named: StaticDecoding(*arguments, **named, capture=False)
