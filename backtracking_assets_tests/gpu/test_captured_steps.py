@@ -36,8 +36,8 @@ def loaded(
 
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_decoding, "_ROWS", 8)
-    monkeypatch.setattr(static_decoding, "_COLUMNS", 32)
+    monkeypatch.setattr(static_decoding, "CAPTURED_ROWS", 8)
+    monkeypatch.setattr(static_decoding, "CAPTURED_COLUMNS", 32)
 
 
 def run(loaded: LoadedModel, intervention: Intervention | None) -> list[Generated]:
