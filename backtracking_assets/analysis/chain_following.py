@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,20 @@ def _fenced(operands: tuple[int, ...]) -> Numbers:
     return np.array([_NO_OPERAND, *operands, _NO_OPERAND], dtype=np.int64)
 
 
+class Moves(NamedTuple):
+    """What each step says, and whether it begins with a strict trigger."""
+
+    left: Numbers
+    operand: Numbers
+    result: Numbers
+    waits: Numbers
+
+
 def off_chain_counts(
     firsts: Numbers,
     rows: Numbers,
     again: npt.NDArray[np.bool_],
-    left: Numbers,
-    operand: Numbers,
-    result: Numbers,
-    waits: Numbers,
+    moves: Moves,
     questions: Sequence[str],
 ) -> list[int | None]:
     """`n_off_chain_steps` of each completion.
@@ -39,10 +46,10 @@ def off_chain_counts(
     """
     asked = [chain_asked(question) for question in questions]
     found: list[int | None] = [None if own is None else 0 for own in asked]
-    slips = _may_slip(firsts, rows, again, left, operand, result, waits, asked)
+    slips = _may_slip(firsts, rows, again, moves, asked)
     order = np.array([row for row in slips if asked[row] is not None], dtype=np.int64)
     if len(order):
-        counted = _followed(order, firsts, left, operand, result, waits, asked)
+        counted = _followed(order, firsts, moves, asked)
         for row, count in counted:
             found[row] = count
     return found
@@ -55,15 +62,13 @@ def _may_slip(
     firsts: Numbers,
     rows: Numbers,
     again: npt.NDArray[np.bool_],
-    left: Numbers,
-    operand: Numbers,
-    result: Numbers,
-    waits: Numbers,
+    moves: Moves,
     asked: Sequence[_Asked],
 ) -> list[int]:
     """Completions that have a step off the chain, or one that can be taken for the next operation and the last one."""
     if not len(rows):
         return []
+    left, operand, result, waits = moves
     fenced = [_fenced(() if own is None else own[1]) for own in asked]
     sizes = np.fromiter(map(len, fenced), dtype=np.int64, count=len(fenced))
     starts = np.array([0 if own is None else own[0] for own in asked], dtype=np.int64)
@@ -86,13 +91,11 @@ def _may_slip(
 def _followed(
     order: Numbers,
     firsts: Numbers,
-    left: Numbers,
-    operand: Numbers,
-    result: Numbers,
-    waits: Numbers,
+    moves: Moves,
     asked: Sequence[_Asked],
 ) -> list[tuple[int, int]]:
     """Some completions and their counts: the chains are followed side by side, the longest ones to their end."""
+    left, operand, result, waits = moves
     n_steps = np.diff(firsts)
     order = order[np.argsort(-n_steps[order], kind="stable")]
     chains = [asked[row] or (0, ()) for row in order.tolist()]
@@ -107,9 +110,9 @@ def _followed(
         if active < _TOGETHER:
             for number in range(active):
                 rest = slice(first[number] + step, first[number] + n_steps[number])
-                moves = zip(*(column[rest].tolist() for column in (left, operand, result, waits)), strict=True)
+                further = zip(*(column[rest].tolist() for column in moves), strict=True)
                 state = int(before[number]), int(total[number]), int(done[number])
-                n_off[number] += count_off_chain(moves, chains[number][1], *state)
+                n_off[number] += count_off_chain(further, chains[number][1], *state)
             break
         at = first[:active] + step
         of_left, of_operand, of_wait = left[at], operand[at], waits[at] == 1

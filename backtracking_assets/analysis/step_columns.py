@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backtracking_assets.analysis.arithmetic_steps import THINK_CLOSE, may_become_trigger, operations_asked
-from backtracking_assets.analysis.chain_following import off_chain_counts
+from backtracking_assets.analysis.chain_following import Moves, off_chain_counts
 from backtracking_assets.analysis.known_lines import STEP, Lines, read_lines
 from backtracking_assets.analysis.text_columns import PADDING, Numbers
 from backtracking_assets.analysis.triggers import trigger_pattern
@@ -70,7 +70,7 @@ def read_step_columns(texts: Sequence[str], questions: Sequence[str], rules: Det
         "n_waits_after_right_step": kinds[:, 0, 2],
         "n_corrected_steps": np.bincount(row[1:][corrected], minlength=n),
         "n_unreadable_lines": n_unreadable,
-        "n_off_chain_steps": off_chain_counts(firsts, row, again, left, operand, result, waits, questions),
+        "n_off_chain_steps": off_chain_counts(firsts, row, again, Moves(left, operand, result, waits), questions),
     }
     redos = np.flatnonzero(again & (result[1:] != result[:-1])) + 1
     kept_total = result[redos - 1] == left[redos - 1]
