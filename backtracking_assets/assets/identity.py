@@ -63,7 +63,7 @@ def _generated(opened: OpenExperiment, device: str, hooks: Intervention | None) 
     sampling = sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, _PROBED_TOKENS)})
     prompt_of = prompts(opened)
     requests = tuple(
-        Request(problem_id, sample_id, tuple(prompt_of[problem_id].token_ids))
+        Request(problem_id, sample_id, prompt_of[problem_id].token_ids)
         for problem_id, sample_id in opened.keys()[:_PROBED_COMPLETIONS]
     )
     loaded = loaded_model(opened, device)

@@ -25,7 +25,7 @@ def open_instance() -> dg.DagsterInstance:
     """
     home = prepare_dagster_home(DEFAULT_DAGSTER_HOME, lambda: len(devices_for("auto")))
     with opening_lock(home):
-        instance = dg.DagsterInstance.from_ref(warm(InstanceRef.from_dir(str(home))))
+        instance = _opened(home)
         end_dead_runs(instance)
     return instance
 
@@ -34,4 +34,9 @@ def join_instance() -> dg.DagsterInstance:
     """The instance of the command that started this process; see `open_instance`."""
     home = Path(os.environ["DAGSTER_HOME"])
     with opening_lock(home):
-        return dg.DagsterInstance.from_ref(warm(InstanceRef.from_dir(str(home))))
+        return _opened(home)
+
+
+def _opened(home: Path) -> dg.DagsterInstance:
+    """The instance in a folder as every process of a command has it. Under the folder's lock."""
+    return dg.DagsterInstance.from_ref(warm(InstanceRef.from_dir(str(home))))

@@ -31,6 +31,7 @@ from backtracking_assets.storage.statements import (
     links_in,
     links_of,
     named,
+    put_row,
     remove_results,
     subject_of,
     subjects_in,
@@ -270,11 +271,7 @@ def _keep_settings(connection: duckdb.DuckDBPyConnection, kind: str, name: str, 
     if digest(settings) != name:
         raise StorageError(f"The {kind} settings are not those of digest {name[:12]}; nothing was stored.")
     row = {"digest": name, "kind": kind, "content": canonical_json(settings)}
-    sql = "select digest, kind, content from settings where digest = ?"
-    if connection.execute(sql, [name]).fetchall() == [tuple(row.values())]:
-        return
-    connection.execute("delete from settings where digest = ?", [name])
-    insert_rows(connection, "settings", table_of([row], TABLES["settings"].schema))
+    put_row(connection, "settings", row)
 
 
 def _condition_row(condition: Condition, completions: pa.Table, run_id: str) -> pa.Table:

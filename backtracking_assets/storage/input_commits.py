@@ -11,7 +11,7 @@ from backtracking_assets.records import Problem
 from backtracking_assets.storage.database import DEFAULT_WAIT, writing
 from backtracking_assets.storage.layout import StoreLayout
 from backtracking_assets.storage.rows import table_of
-from backtracking_assets.storage.statements import count, insert_rows
+from backtracking_assets.storage.statements import count, insert_rows, put_row
 from backtracking_assets.storage.tables import TABLES
 
 
@@ -108,8 +108,4 @@ def _put_subset(connection: duckdb.DuckDBPyConnection, subset: SubsetRow) -> Non
         "control_of": subset.control_of,
         "derived_from": subset.derived_from,
     }
-    stored = connection.execute(f"select {', '.join(row)} from layer_subsets where layer_subset = ?", [subset.name])
-    if stored.fetchall() == [tuple(row.values())]:
-        return
-    connection.execute("delete from layer_subsets where layer_subset = ?", [subset.name])
-    insert_rows(connection, "layer_subsets", table_of([row], TABLES["layer_subsets"].schema))
+    put_row(connection, "layer_subsets", row)

@@ -1,6 +1,6 @@
 """Statements that several transactions share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,8 @@ import duckdb
 import pyarrow as pa
 
 from backtracking_assets.records import Cell, Subject, Variant
+from backtracking_assets.storage.rows import table_of
+from backtracking_assets.storage.tables import TABLES
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,19 @@ def insert_rows(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table
     connection.register("incoming", rows)
     connection.execute(f'insert into "{name}" by name select * from incoming')
     connection.unregister("incoming")
+
+
+def put_row(connection: duckdb.DuckDBPyConnection, name: str, row: Mapping[str, Any]) -> None:
+    """Have a row in a table whose key is one column, in the place of one with the same key.
+
+    One that stands there as it is costs a look and no writing.
+    """
+    (key,) = TABLES[name].key
+    wanted = f'from "{name}" where "{key}" = ?'
+    if connection.execute(f"select {', '.join(row)} {wanted}", [row[key]]).fetchall() == [tuple(row.values())]:
+        return
+    connection.execute(f"delete {wanted}", [row[key]])
+    insert_rows(connection, name, table_of([row], TABLES[name].schema))
 
 
 def count(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] = ()) -> int:
